@@ -1,0 +1,7 @@
+"""Protein structure prediction with Protenix, with the pair bias of its attention decomposed and fused.
+
+Importing this package is cheap on purpose: torch, Protenix and rdkit are imported by the modules that
+use them, so that ``flashbias-fold --help`` answers at once.
+"""
+
+__version__ = "0.1.0"

@@ -1,0 +1,12 @@
+"""Attention with an additive bias, for models whose bias is as large as their scores.
+
+    from flashbias_kernels import biased_attention
+    out = biased_attention(q, k, v, bias=bias, key_mask=mask)
+
+Shapes follow torch's ``scaled_dot_product_attention``: ``(..., heads, length, dim)``.
+"""
+
+from flashbias_kernels.attention import biased_attention
+from flashbias_kernels.reference import reference_attention
+
+__all__ = ["biased_attention", "reference_attention"]
