@@ -25,7 +25,12 @@ class InputError(FlashbiasError):
     kind = "input"
 
     def __init__(
-        self, message: str, *, file: Path | str | None = None, job: str | None = None, field: str | None = None
+        self,
+        message: str,
+        *,
+        file: Path | str | None = None,
+        job: str | None = None,
+        field: str | None = None,
     ) -> None:
         self.file = str(file) if file is not None else None
         self.job = job
@@ -53,7 +58,7 @@ class JobError(FlashbiasError):
     kind = "job"
 
 
-class OutOfMemory(JobError):
+class DeviceMemoryError(JobError):
     """A job did not fit the memory of the device, after smaller chunks were tried."""
 
     kind = "memory"

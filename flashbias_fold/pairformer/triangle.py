@@ -23,7 +23,12 @@ class TriangleAttention(nn.Module):
         way: `dense` adds the exact bias, `none` leaves it out.
     """
 
-    def __init__(self, stock: nn.Module, way: str) -> None:
+    # What a module of PyTorch is, its types cannot tell.
+    layer_norm: Any
+    linear: Any
+    mha: Any
+
+    def __init__(self, stock: Any, way: str) -> None:
         super().__init__()
         self.layer_norm = stock.layer_norm
         self.linear = stock.linear

@@ -63,20 +63,26 @@ def _check(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, key_mask: Tenso
         raise ValueError(f"k and v differ in length: {k.shape[-2]} and {v.shape[-2]}")
     if not q.shape[-3] == k.shape[-3] == v.shape[-3]:
         raise ValueError(f"q, k and v have {q.shape[-3]}, {k.shape[-3]} and {v.shape[-3]} heads")
+    for name, other in (("k", k), ("v", v), ("bias", bias), ("key_mask", key_mask)):
+        if other is not None and other.device != q.device:
+            raise ValueError(f"{name} is on {other.device} but q is on {q.device}")
     leading = _broadcast("the leading dimensions of q, k and v", q.shape[:-3], k.shape[:-3], v.shape[:-3])
-    scores = (*leading, q.shape[-3], q.shape[-2], k.shape[-2])
+    _check_bias(bias, (*leading, q.shape[-3], q.shape[-2], k.shape[-2]))
+    _check_mask(key_mask, (*leading, k.shape[-2]))
+
+
+def _check_bias(bias: Tensor | None, scores: tuple[int, ...]) -> None:
     if bias is not None and not bias.is_floating_point():
         raise ValueError(f"bias must be floating point, got {bias.dtype}; a boolean mask is key_mask")
     if bias is not None and _broadcast("bias and the scores", bias.shape, scores) != scores:
         raise ValueError(f"bias of shape {tuple(bias.shape)} does not broadcast to the scores {scores}")
-    keys = (*leading, k.shape[-2])
+
+
+def _check_mask(key_mask: Tensor | None, keys: tuple[int, ...]) -> None:
     if key_mask is not None and key_mask.dtype != torch.bool:
         raise ValueError(f"key_mask must be boolean, got {key_mask.dtype}")
     if key_mask is not None and _broadcast("key_mask and the keys", key_mask.shape, keys) != keys:
         raise ValueError(f"key_mask of shape {tuple(key_mask.shape)} does not broadcast to the keys {keys}")
-    for name, other in (("k", k), ("v", v), ("bias", bias), ("key_mask", key_mask)):
-        if other is not None and other.device != q.device:
-            raise ValueError(f"{name} is on {other.device} but q is on {q.device}")
 
 
 def _broadcast(what: str, *shapes: tuple[int, ...]) -> tuple[int, ...]:

@@ -89,7 +89,9 @@ def test_any_strides():
     q, k, v = (make((4, 6, 3, 8), seed=seed).transpose(-2, -3) for seed in range(3))
     bias = make((6, 6, 3)).movedim(-1, 0)
     got = biased_attention(q, k, v, bias=bias)
-    torch.testing.assert_close(got, biased_attention(*(x.contiguous() for x in (q, k, v)), bias=bias.contiguous()))
+    torch.testing.assert_close(
+        got, biased_attention(*(x.contiguous() for x in (q, k, v)), bias=bias.contiguous())
+    )
 
 
 def test_gradients():

@@ -1,0 +1,43 @@
+# What a checkout offers. `make help` lists it; nothing has to be installed before.
+
+VENV ?= .venv
+DEMO_OUT ?= preds/demo
+DEMO_ARGS ?= --model demo --seeds 101 --samples 1
+TEST_ARGS ?=
+BENCH_ARGS ?=
+
+BIN := $(VENV)/bin
+INSTALL := scripts/install.sh --venv $(VENV) --editable
+
+.DEFAULT_GOAL := help
+.PHONY: help install install-dev demo test lint bench clean
+
+help:  ## this list
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
+
+install:  ## flashbias-fold and its pinned requirements into .venv (FLASHBIAS_FOLD_SET=cpu or gpu chooses)
+	@$(INSTALL)
+
+install-dev:
+	@$(INSTALL) --dev
+
+demo: install  ## predict the example inputs with the demonstration model, on any machine
+	@echo "demo: predicting the proteins of data/examples with the small demonstration model (not for science)"
+	@$(BIN)/flashbias-fold predict data/examples --out $(DEMO_OUT) $(DEMO_ARGS)
+	@echo "demo: $(DEMO_OUT)/summary.csv has a line for each structure, with its scores; the structures:"
+	@find $(DEMO_OUT) -name '*.cif' | sort | sed 's/^/demo:   /'
+
+test: install-dev  ## the tests; TEST_ARGS="-k kernels" runs some of them
+	@$(BIN)/python -m pytest $(TEST_ARGS)
+
+lint: install-dev  ## formatting, lint rules and types
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+
+bench: install  ## time the swapped attention layer against Protenix's own; BENCH_ARGS="--tokens 256,512"
+	@$(BIN)/python scripts/bench_attention.py $(BENCH_ARGS)
+
+clean:  ## remove .venv and what tools left behind; predictions stay
+	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

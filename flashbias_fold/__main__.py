@@ -1,0 +1,7 @@
+"""`python -m flashbias_fold` is the command line."""
+
+import sys
+
+from flashbias_fold.cli import main
+
+sys.exit(main())

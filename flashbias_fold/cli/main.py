@@ -1,0 +1,105 @@
+"""From the arguments to an exit status."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import signal
+import sys
+import traceback
+import warnings
+from collections.abc import Sequence
+
+from flashbias_fold.cli.parser import parse
+from flashbias_fold.errors import FlashbiasError
+
+FAILED = 1
+WRONG = 2
+INTERRUPTED = 130
+BROKEN_PIPE = 141
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; the exit status is DESIGN's: 0, 1, 2 or 130."""
+    debug = False
+    try:
+        options = parse(sys.argv[1:] if arguments is None else arguments)
+        debug = options.debug
+        _settle(debug)
+        return _COMMANDS[options.command](options)
+    except FlashbiasError as error:
+        return _fail(f"error: {error}", WRONG, debug)
+    except KeyboardInterrupt:
+        print("interrupted; the same command continues where it stopped", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:
+        # Whoever read our output has gone; there is nobody left to tell.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return BROKEN_PIPE
+    except OSError as error:
+        # The disk is full, a folder has gone: nothing of ours, but the user has to know which.
+        return _fail(
+            f"error: {error.filename or 'input or output'}: {error.strerror or error}", FAILED, debug
+        )
+    except Exception as error:
+        text = " ".join(str(error).split())
+        return _fail(f"error: unexpected {type(error).__name__}: {text} (--debug shows where)", FAILED, debug)
+
+
+def _fail(line: str, status: int, debug: bool) -> int:
+    if debug:
+        traceback.print_exc()
+    print(line, file=sys.stderr)
+    return status
+
+
+def _settle(debug: bool) -> None:
+    # Read when torch is first imported. Threads that spin while they wait for each other cost a run on a
+    # busy machine twenty times its time, and gain an idle one nothing.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # A scheduler that wants its node back sends SIGTERM; that is an interruption like any other.
+    signal.signal(signal.SIGTERM, _interrupt)
+    if debug:
+        logging.basicConfig(level=logging.INFO, stream=sys.stderr)
+        return
+    warnings.simplefilter("ignore")
+    # Protenix and rdkit log by the page; what a user has to know is said by us.
+    logging.disable(logging.CRITICAL)
+
+
+def _interrupt(signum: int, frame: object) -> None:
+    raise KeyboardInterrupt
+
+
+def _predict(options: argparse.Namespace) -> int:
+    from flashbias_fold.cli.render import render_result
+    from flashbias_fold.predict import Settings, predict
+    from flashbias_fold.predict.progress import Reporter
+
+    given = {key: value for key, value in vars(options).items() if key not in ("command", "quiet", "debug")}
+    settings = Settings(**given)
+    with Reporter(quiet=options.quiet) as reporter:
+        result = predict(settings, reporter)
+    if not options.quiet:
+        render_result(result)
+    return result.exit_status
+
+
+def _fetch(options: argparse.Namespace) -> int:
+    from flashbias_fold.fetch import fetch
+
+    fetch(options.name, quiet=options.quiet)
+    return 0
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    from flashbias_fold.cli.render import render_findings
+    from flashbias_fold.doctor import examine
+
+    findings = examine()
+    render_findings(findings, as_json=options.json, quiet=options.quiet)
+    return 0 if all(finding.ok is not False for finding in findings) else 1
+
+
+_COMMANDS = {"predict": _predict, "fetch": _fetch, "doctor": _doctor}

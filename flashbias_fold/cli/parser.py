@@ -1,0 +1,227 @@
+"""The commands and their options, with help that needs no manual."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from flashbias_fold import __version__
+from flashbias_fold.errors import UsageError
+
+_MAIN_EPILOG = """\
+examples:
+  flashbias-fold doctor                                what this machine has, and what is missing
+  flashbias-fold fetch protenix_base_default_v1.0.0    get official weights, once
+  flashbias-fold predict target.json --out preds/      predict every job of a Protenix JSON file
+  flashbias-fold predict targets.fasta --out preds/    one job for each record, chains separated by ':'
+
+`flashbias-fold COMMAND --help` explains a command.
+exit status: 0 all done, 1 some jobs failed, 2 wrong input or arguments, 130 interrupted
+"""
+
+_PREDICT_DESCRIPTION = """\
+Predict structures with Protenix, its attention replaced as --bias says. INPUT is a Protenix JSON file (one
+job, or a list of jobs), a FASTA file (each record a job, chains separated by ':'; a chain is a protein
+unless it begins with 'dna|' or 'rna|'), or a folder of these. Paths inside a JSON file are taken from the
+file's own folder, then from the working directory.
+"""
+
+_PREDICT_EPILOG = """\
+output, in Protenix's own tree:
+  DIR/NAME/seed_S/predictions/NAME_sample_K.cif                       structures, 0 is the best of its seed
+  DIR/NAME/seed_S/predictions/NAME_summary_confidence_sample_K.json   its confidences
+  DIR/NAME/report.json    what ran, how long each stage took, how much memory it needed
+  DIR/NAME/error.json     instead, why the job failed
+  DIR/summary.csv         a row for each sample of every job
+  DIR/run.json            arguments, versions, status by job
+
+A job whose outputs are complete is skipped, so an interrupted run is continued by the same command.
+Nothing contacts a network unless --msa-server is given: sequences are confidential.
+
+examples:
+  flashbias-fold predict target.json --out preds/ --bias stock          untouched Protenix, timed
+  flashbias-fold predict targets/ --out preds/ --seeds 1,2,3 --samples 5
+  flashbias-fold predict target.fasta --out preds/ --msa-server colabfold
+"""
+
+_FETCH_DESCRIPTION = """\
+Download the official weights of a model to where Protenix keeps them ($PROTENIX_ROOT_DIR, by default the
+home folder). An interrupted download is continued by the same command; the checksum is kept beside the
+file and verified when the weights are loaded.
+"""
+
+_DOCTOR_DESCRIPTION = """\
+Show versions, GPU and driver, which kernels will run and why not the others, where weights and chemical
+components come from, and the command that mends what is missing; then run a small self-test. The exit
+status is 1 if something that prediction needs is broken.
+"""
+
+
+class _Parser(argparse.ArgumentParser):
+    """One line for an error, and no abbreviated options (a typo must not become another option)."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter, **kwargs)
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(f"{message} (see {self.prog} --help)")
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The whole command line."""
+    parser = _Parser(
+        prog="flashbias-fold",
+        description="Protein structure prediction with Protenix, faster and with the same result.",
+        epilog=_MAIN_EPILOG,
+    )
+    parser.add_argument("--version", action="version", version=f"flashbias-fold {__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=_Parser)
+    _add_predict(commands)
+    _add_fetch(commands)
+    _add_doctor(commands)
+    return parser
+
+
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    """Parse, raising UsageError for what is wrong."""
+    return build_parser().parse_args(arguments)
+
+
+def _add_predict(commands: Any) -> None:
+    command = commands.add_parser(
+        "predict",
+        help="predict structures",
+        description=_PREDICT_DESCRIPTION,
+        epilog=_PREDICT_EPILOG,
+    )
+    command.add_argument("input", metavar="INPUT", type=Path, help="JSON or FASTA file, or a folder of them")
+    command.add_argument("--out", metavar="DIR", type=Path, required=True, help="folder for the results")
+    model = command.add_argument_group("model")
+    model.add_argument(
+        "--model",
+        metavar="NAME",
+        default="auto",
+        help="'demo' (ships with the package), a model of Protenix 2.0 such as protenix_base_default_v1.0.0 "
+        "or protenix-v2, or 'auto': official weights where they are on disk, else demo (default: auto)",
+    )
+    model.add_argument(
+        "--bias",
+        choices=("flashbias", "dense", "none", "stock"),
+        default="flashbias",
+        help="how the pair bias of triangle attention is computed. stock: Protenix's own code; dense: the "
+        "exact bias in a fused attention; none: left out (an ablation, the structures are wrong); flashbias: "
+        "factors where they are known to be good enough and dense elsewhere, which without factors for the "
+        "model is everywhere (default: flashbias)",
+    )
+    model.add_argument(
+        "--trust-checkpoint",
+        action="store_true",
+        help="load a checkpoint that holds more than tensors: that can run code, so only for one you trust",
+    )
+    sampling = command.add_argument_group("sampling")
+    sampling.add_argument(
+        "--seeds",
+        metavar="S,S,...",
+        type=_seeds,
+        help="seeds, separated by commas (default: modelSeeds of the job, else 101)",
+    )
+    sampling.add_argument("--samples", metavar="N", type=_count, help="structures for each seed (default: 5)")
+    sampling.add_argument(
+        "--steps",
+        metavar="N",
+        type=_count,
+        help="denoising steps (default: the model's own, 200 for base models)",
+    )
+    sampling.add_argument(
+        "--cycles",
+        metavar="N",
+        type=_count,
+        help="recycling cycles (default: the model's own, 10 for base models)",
+    )
+    machine = command.add_argument_group("machine")
+    machine.add_argument(
+        "--device",
+        choices=("auto", "cpu", "cuda"),
+        default="auto",
+        help="where to run (default: auto, a GPU where there is one)",
+    )
+    machine.add_argument(
+        "--dtype",
+        choices=("bf16", "fp32"),
+        help="arithmetic on a GPU (default: bf16, as in Protenix); a CPU always computes in fp32",
+    )
+    alignments = command.add_argument_group("alignments")
+    alignments.add_argument(
+        "--msa-server",
+        choices=("protenix", "colabfold"),
+        help="send the protein sequences that come without an alignment to this public server and use what "
+        "it finds (default: nothing is sent, such chains are predicted from their sequence alone)",
+    )
+    alignments.add_argument(
+        "--rna-msa",
+        action="store_true",
+        help="use the alignments of RNA chains too, which Protenix by default does not",
+    )
+    output = command.add_argument_group("output")
+    output.add_argument(
+        "--format", choices=("cif", "pdb", "both"), help="format of the structures (default: cif)"
+    )
+    output.add_argument(
+        "--write-pae",
+        action="store_true",
+        help="write NAME_pae_sample_K.npz too: predicted aligned and distance errors, contact probabilities",
+    )
+    output.add_argument(
+        "--overwrite", action="store_true", help="predict again what is complete, replacing the results"
+    )
+    _add_common(command)
+
+
+def _add_fetch(commands: Any) -> None:
+    command = commands.add_parser(
+        "fetch",
+        help="download official weights",
+        description=_FETCH_DESCRIPTION,
+        epilog="FLASHBIAS_FOLD_MIRROR=URL takes the files from a mirror with the same layout.",
+    )
+    command.add_argument(
+        "name",
+        metavar="NAME",
+        help="a model of Protenix 2.0, such as protenix_base_default_v1.0.0, or 'components': Protenix's own "
+        "chemical component files, which are used instead of the dictionary that ships with biotite",
+    )
+    _add_common(command)
+
+
+def _add_doctor(commands: Any) -> None:
+    command = commands.add_parser(
+        "doctor",
+        help="what this machine has, and what is missing",
+        description=_DOCTOR_DESCRIPTION,
+    )
+    command.add_argument("--json", action="store_true", help="print the findings as JSON")
+    _add_common(command)
+
+
+def _add_common(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--quiet", action="store_true", help="say nothing but errors")
+    command.add_argument(
+        "--debug", action="store_true", help="show the traceback of an error, and Protenix's own log"
+    )
+
+
+def _seeds(text: str) -> tuple[int, ...]:
+    if not re.fullmatch(r"\s*\d+\s*(,\s*\d+\s*)*", text, re.ASCII):
+        raise argparse.ArgumentTypeError(
+            f"expected whole numbers separated by commas, such as 101,102, got '{text}'"
+        )
+    return tuple(int(seed) for seed in text.split(","))
+
+
+def _count(text: str) -> int:
+    if not re.fullmatch(r"0*[1-9]\d{0,8}", text, re.ASCII):
+        raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, got '{text}'")
+    return int(text)

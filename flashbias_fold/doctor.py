@@ -1,0 +1,226 @@
+"""What this machine has: the findings of `flashbias-fold doctor`."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import subprocess
+import time
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+
+from flashbias_fold import __version__
+from flashbias_fold.errors import FlashbiasError
+
+_PACKAGES = ("protenix", "torch", "numpy", "rdkit", "biotite")
+_GPU_PACKAGES = (
+    "triton",
+    "cuequivariance-torch",
+    "cuequivariance-ops-torch-cu12",
+    "cuequivariance-ops-torch-cu13",
+)
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was looked at.
+
+    Attributes:
+        what: What it is.
+        value: What was found.
+        ok: True, False where prediction cannot work without it, None where it is only worth knowing.
+        mend: The command or change that mends it.
+    """
+
+    what: str
+    value: str
+    ok: bool | None = True
+    mend: str | None = None
+
+
+def examine() -> list[Finding]:
+    """Look at everything that a prediction needs. Slow parts (imports, the self-test) come last."""
+    from flashbias_fold.protenix_adapter import environment
+
+    findings = [_machine(), *_packages()]
+    if any(finding.ok is False for finding in findings):
+        return findings  # nothing below can be asked without them
+    environment.prepare()
+    return [*findings, *_gpu(), _kernels(), _layernorm(), *_weights(), _components(), _cache(), _self_test()]
+
+
+def _machine() -> Finding:
+    memory = ""
+    try:
+        gib = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+        memory = f", {gib:.0f} GiB of memory"
+    except (ValueError, OSError):
+        pass
+    return Finding(
+        "machine",
+        f"flashbias-fold {__version__}, Python {platform.python_version()}, {platform.system()} "
+        f"{platform.machine()}, {os.cpu_count()} cores{memory}",
+    )
+
+
+def _packages() -> list[Finding]:
+    findings = [Finding(name, found) for name in _GPU_PACKAGES if (found := _version(name)) is not None]
+    for name in _PACKAGES:
+        found = _version(name)
+        if found is None:
+            findings.append(
+                Finding(name, "not installed", ok=False, mend="make install, or pip install flashbias-fold")
+            )
+        else:
+            findings.append(Finding(name, found))
+    return findings
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
+def _gpu() -> list[Finding]:
+    import torch
+
+    from flashbias_fold.protenix_adapter.environment import has_nvidia_gpu
+
+    if torch.cuda.is_available():
+        return [
+            Finding(
+                f"GPU {index}",
+                f"{properties.name}, {properties.total_memory / 2**30:.0f} GiB, compute capability "
+                f"{properties.major}.{properties.minor}, driver {_driver()}, CUDA {torch.version.cuda}",
+            )
+            for index in range(torch.cuda.device_count())
+            for properties in [torch.cuda.get_device_properties(index)]
+        ]
+    if not has_nvidia_gpu():
+        return [Finding("GPU", "none; predictions run on the CPU, in minutes for small proteins", ok=None)]
+    if torch.version.cuda is None:
+        why, mend = f"torch {torch.__version__} is a CPU build", "FLASHBIAS_FOLD_SET=gpu make install"
+    else:
+        why, mend = (
+            f"torch is built for CUDA {torch.version.cuda}, driver {_driver()} may be too old",
+            "update the driver",
+        )
+    return [Finding("GPU", f"there is one, but torch cannot use it: {why}", ok=None, mend=mend)]
+
+
+def _driver() -> str:
+    tool = shutil.which("nvidia-smi")
+    if tool is None:
+        return "unknown (no nvidia-smi)"
+    command = [tool, "--query-gpu=driver_version", "--format=csv,noheader"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
+    return done.stdout.split("\n")[0].strip() or "unknown"
+
+
+def _kernels() -> Finding:
+    import torch
+
+    from flashbias_fold.protenix_adapter.kernels import stock_kernels
+
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    kernels = stock_kernels(device)
+    mend = None
+    if device.type == "cuda" and kernels.attention == "torch":
+        mend = "FLASHBIAS_FOLD_SET=gpu make install"
+    return Finding(
+        "kernels",
+        f"on {device}: --bias dense runs torch's scaled-dot-product attention; --bias stock runs Protenix's "
+        f"'{kernels.attention}' triangle attention and '{kernels.multiplication}' multiplication "
+        f"({kernels.reason})",
+        ok=None if mend else True,
+        mend=mend,
+    )
+
+
+def _layernorm() -> Finding:
+    from flashbias_fold.protenix_adapter.environment import cuda_toolkit, has_nvidia_gpu, layernorm_kind
+
+    toolkit = cuda_toolkit()
+    if not has_nvidia_gpu():
+        reason = "no GPU"
+    elif toolkit is None:
+        reason = "no CUDA toolkit to compile Protenix's with"
+    else:
+        reason = f"CUDA compiler {toolkit}; LAYERNORM_TYPE=torch avoids compiling"
+    return Finding("LayerNorm", f"{layernorm_kind()} ({reason})")
+
+
+def _weights() -> list[Finding]:
+    from flashbias_fold.protenix_adapter.models import (
+        AUTO,
+        checkpoint_path,
+        find_model,
+        official_names,
+        protenix_root,
+    )
+
+    on_disk = [name for name in official_names() if checkpoint_path(name).is_file()]
+    folder = protenix_root() / "checkpoint"
+    chosen = find_model(AUTO)
+    findings = [Finding("default model", chosen.name + (f": {chosen.banner}" if chosen.banner else ""))]
+    if on_disk:
+        return [Finding("official weights", f"{', '.join(on_disk)} in {folder}"), *findings]
+    mend = f"flashbias-fold fetch {official_names()[0]}"
+    return [Finding("official weights", f"none in {folder}", ok=None, mend=mend), *findings]
+
+
+def _components() -> Finding:
+    from flashbias_fold.protenix_adapter.components import open_components
+
+    try:
+        components = open_components()
+        components.install(("GLY",))
+    except FlashbiasError as error:
+        return Finding("chemical components", str(error), ok=False, mend="flashbias-fold fetch components")
+    except ImportError as error:
+        # rdkit's drawing code comes along with the components and wants these even if nothing is drawn.
+        return Finding("chemical components", str(error), ok=False, mend="apt install libxrender1 libxext6")
+    return Finding("chemical components", components.describe())
+
+
+def _cache() -> Finding:
+    from flashbias_fold.protenix_adapter.components.store import default_cache_dir
+
+    folder = default_cache_dir()
+    if folder is not None:
+        parent = next(path for path in (folder, *folder.parents) if path.exists())
+        if os.access(parent, os.W_OK):
+            return Finding("cache", str(folder))
+    return Finding(
+        "cache",
+        f"{folder or 'none'}: cannot be written, so every run prepares its components anew",
+        ok=None,
+        mend="export FLASHBIAS_FOLD_CACHE=/a/writable/folder",
+    )
+
+
+def _self_test() -> Finding:
+    """The fused attention against its definition, on every device that there is."""
+    import torch
+
+    from flashbias_kernels import biased_attention, reference_attention
+
+    results, ok = [], True
+    for device in ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]:
+        start = time.perf_counter()
+        generator = torch.Generator().manual_seed(0)
+        q, k, v = (torch.randn(5, 4, 37, 32, generator=generator).to(device) for _ in range(3))
+        bias = torch.randn(4, 37, 37, generator=generator).to(device)
+        # TF32 keeps ten bits of the mantissa.
+        tolerance = 1e-5 if device == "cpu" else 5e-3
+        error = float(
+            (biased_attention(q, k, v, bias=bias) - reference_attention(q, k, v, bias=bias)).abs().max()
+        )
+        ok = ok and error < tolerance
+        results.append(f"{device}: largest error {error:.1e} in {time.perf_counter() - start:.2f} s")
+    return Finding(
+        "self-test of the attention", "; ".join(results), ok=ok, mend=None if ok else "make install"
+    )

@@ -1,0 +1,9 @@
+"""Reading and checking what is to be predicted, before any model is loaded.
+
+Nothing here imports torch or Protenix, and rdkit and Biopython only when a file needs them.
+"""
+
+from flashbias_fold.inputs.jobs import ComponentCatalog, InputSet, Job, Rejected
+from flashbias_fold.inputs.load import load_inputs
+
+__all__ = ["ComponentCatalog", "InputSet", "Job", "Rejected", "load_inputs"]

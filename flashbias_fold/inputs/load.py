@@ -1,0 +1,107 @@
+"""From a path to the jobs in it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from flashbias_fold.errors import InputError
+from flashbias_fold.inputs.document import read_documents
+from flashbias_fold.inputs.fasta import read_records
+from flashbias_fold.inputs.files import is_file, is_folder
+from flashbias_fold.inputs.job import read_job
+from flashbias_fold.inputs.jobs import ComponentCatalog, InputSet, Job, Rejected
+from flashbias_fold.inputs.names import safe_name_of, same_folder_key
+from flashbias_fold.inputs.place import Place, shown
+
+_JSON = ".json"
+_FASTA = (".fasta", ".fa", ".faa", ".fas")
+_KINDS = f"a {_JSON} file or FASTA ({', '.join(_FASTA)})"
+
+
+def load_inputs(path: Path, catalog: ComponentCatalog) -> InputSet:
+    """Read and check all jobs of a JSON file, a FASTA file, or a folder of these.
+
+    A job that cannot run is in ``rejected`` and stops no other; so is a file of a folder that cannot be
+    read. Raises InputError where there is nothing to go on with: the path is missing, a single file cannot
+    be read at all, or a folder holds no input.
+    """
+    path = Path(path)
+    if not is_folder(path):
+        return _distinct(_read_file(path, catalog))
+    found: list[Job | Rejected] = []
+    for file in _files_of(path):
+        try:
+            found += _read_file(file, catalog)
+        except InputError as error:
+            found.append(Rejected(error, None))
+    return _distinct(found)
+
+
+def _files_of(folder: Path) -> list[Path]:
+    """The inputs of a folder by name. Not those of its folders: one of them may hold results."""
+    try:
+        entries = sorted(folder.iterdir())
+    except OSError as error:
+        raise InputError(f"expected a readable folder: {error.strerror or error}", file=folder) from None
+    files = [entry for entry in entries if _is_input(entry) and not is_folder(entry)]
+    if not files:
+        raise InputError(f"expected a folder with {_KINDS}, found none in it", file=folder)
+    return files
+
+
+def _is_input(path: Path) -> bool:
+    return path.suffix.lower() in (_JSON, *_FASTA) and not path.name.startswith(".")
+
+
+def _read_file(path: Path, catalog: ComponentCatalog) -> list[Job | Rejected]:
+    if not is_file(path):
+        raise InputError(f"expected {_KINDS}, or a folder of these; no such file", file=path)
+    if path.suffix.lower() in _FASTA:
+        return _read_fasta_file(path, catalog)
+    if path.suffix.lower() == _JSON:
+        return _read_json_file(path, catalog)
+    raise InputError(f"expected {_KINDS}, found a name that ends otherwise", file=path)
+
+
+def _read_json_file(path: Path, catalog: ComponentCatalog) -> list[Job | Rejected]:
+    documents = enumerate(read_documents(path), start=1)
+    return [_outcome(document, Place(path, f"#{number}"), catalog) for number, document in documents]
+
+
+def _read_fasta_file(path: Path, catalog: ComponentCatalog) -> list[Job | Rejected]:
+    return [
+        Rejected(record.error, safe_name_of({"name": record.name}))
+        if record.error
+        else _outcome(record.document, record.place, catalog)
+        for record in read_records(path)
+    ]
+
+
+def _outcome(document: object, place: Place, catalog: ComponentCatalog) -> Job | Rejected:
+    try:
+        return read_job(document, place, catalog)
+    except InputError as error:
+        return Rejected(error, safe_name_of(document))
+
+
+def _distinct(found: Iterable[Job | Rejected]) -> InputSet:
+    """Sort the outcomes; of jobs that would share a folder the first keeps it."""
+    jobs: list[Job] = []
+    rejected: list[Rejected] = []
+    owners: dict[str, Path] = {}
+    for outcome in found:
+        key = same_folder_key(outcome.name) if outcome.name is not None else None
+        taken = key is not None and key in owners
+        if isinstance(outcome, Rejected):
+            rejected.append(Rejected(outcome.error, None) if taken else outcome)
+        elif taken:
+            first = owners[key or ""]
+            message = f"expected a name of its own, found {shown(outcome.name)} again (first in {first.name})"
+            error = InputError(message, file=outcome.source, job=outcome.name, field="name")
+            rejected.append(Rejected(error, None))
+        else:
+            jobs.append(outcome)
+        if key is not None and not taken:
+            owners[key] = outcome.source if isinstance(outcome, Job) else Path(outcome.error.file or "")
+    return InputSet(tuple(jobs), tuple(rejected))

@@ -1,0 +1,437 @@
+"""The story of a run, top to bottom: read and check everything, load the model, do the jobs, report."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import platform
+import sys
+import tempfile
+import time
+import traceback
+from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from flashbias_fold import __version__
+from flashbias_fold.errors import FlashbiasError, InputError, JobError, SetupError
+from flashbias_fold.files import write_json
+from flashbias_fold.inputs import InputSet, Job, Rejected, load_inputs
+from flashbias_fold.pairformer import Plan
+from flashbias_fold.predict.folder import RUN, JobFolder, OutputFolder
+from flashbias_fold.predict.progress import Reporter
+from flashbias_fold.predict.settings import Settings, identity, run_defaults
+from flashbias_fold.protenix_adapter.models import Model, build_config, find_model
+
+_REPORTED_VERSIONS = ("protenix", "torch", "triton", "numpy", "rdkit", "biotite", "cuequivariance-torch")
+
+
+@dataclass
+class RunResult:
+    """How the run went.
+
+    Attributes:
+        out: The output folder.
+        jobs: Job name -> `done`, `skipped`, `failed` or `invalid`.
+        reports: Reports of the jobs that are complete, whether done now or before.
+    """
+
+    out: Path
+    jobs: dict[str, str] = field(default_factory=dict)
+    reports: list[dict[str, Any]] = field(default_factory=list)
+    rejected: int = 0
+
+    @property
+    def exit_status(self) -> int:
+        """0 all done, 1 some failed, 2 nothing in the input could be run."""
+        if self.rejected and not self.jobs:
+            return 2
+        return 1 if self.rejected or "failed" in self.jobs.values() else 0
+
+
+def predict(settings: Settings, reporter: Reporter | None = None) -> RunResult:
+    """Predict every job of an input.
+
+    Raises:
+        FlashbiasError: The arguments, the input as a whole or the installation are wrong. What is wrong
+            with a single job is in the result and in the job's `error.json` instead.
+    """
+    reporter = reporter or Reporter(quiet=True)
+    model = find_model(settings.model)
+    settings, device = _decided(settings, model)
+    if model.banner:
+        reporter.line(model.banner)
+    components = _components()
+    inputs = load_inputs(settings.input, components)
+    inputs = _that_fit(inputs, settings, model, device)
+    result = RunResult(settings.out, rejected=len(inputs.rejected))
+    for rejected in inputs.rejected:
+        reporter.error(f"error: {rejected.error}")
+    if not inputs.jobs:
+        return result
+    with OutputFolder(settings.out) as folder:
+        return _Run(settings, model, device, inputs, folder, reporter, components, result).go()
+
+
+class _Run:
+    """The state of one run, from the first job to the last."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        model: Model,
+        device: Any,
+        inputs: InputSet,
+        folder: OutputFolder,
+        reporter: Reporter,
+        components: Any,
+        result: RunResult,
+    ) -> None:
+        self.settings = settings
+        self.model = model
+        self.device = device
+        self.inputs = inputs
+        self.folder = folder
+        self.reporter = reporter
+        self.components = components
+        self.result = result
+        self.started = _now()
+        self.engine: Any = None
+
+    def go(self) -> RunResult:
+        """Do every job, and leave the folder describing itself whatever happens."""
+        self.note_rejected()
+        pending = [job for job in self.inputs.jobs if not self.skip(job)]
+        status = "failed"
+        try:
+            if pending:
+                self.load_model()
+            self.reporter.begin(len(pending))
+            for job in pending:
+                self.do(job)
+                self.write_run("running")
+            status = "done"
+        except KeyboardInterrupt:
+            status = "interrupted"
+            raise
+        finally:
+            self.write_run(status)
+        return self.result
+
+    def note_rejected(self) -> None:
+        for rejected in self.inputs.rejected:
+            if rejected.name is not None and self.folder.job(rejected.name).report() is None:
+                self.folder.job(rejected.name).write_error(_error_json(rejected.error))
+
+    def skip(self, job: Job) -> bool:
+        """Whether the job's outputs are complete; says so, and in which settings they differ."""
+        report = self.folder.job(job.name).report()
+        if self.settings.overwrite or report is None:
+            return False
+        if not set(_seeds(self.settings, job)) <= {sample.get("seed") for sample in report["samples"]}:
+            return False
+        made, wanted = report.get("settings", {}), identity(self.settings, job.document)
+        self.reporter.line(f"{job.name}: already complete, skipped{_difference(made, wanted)}")
+        self.result.jobs[job.name] = "skipped"
+        self.result.reports.append(report)
+        return True
+
+    def load_model(self) -> None:
+        from flashbias_fold.protenix_adapter.engine import Engine
+
+        start = time.perf_counter()
+        assert self.settings.samples is not None and self.settings.dtype is not None
+        self.engine = Engine(
+            self.model,
+            Plan.for_bias(self.settings.bias),
+            device=self.device,
+            dtype=self.settings.dtype,
+            samples=self.settings.samples,
+            steps=self.settings.steps,
+            cycles=self.settings.cycles,
+            rna_msa=self.settings.rna_msa,
+            trust_checkpoint=self.settings.trust_checkpoint,
+        )
+        seconds = time.perf_counter() - start
+        self.reporter.line(
+            f"model {self.model.name} on {self.device} in {self.engine.dtype}, bias {self.settings.bias}, "
+            f"ready in {seconds:.1f} s"
+        )
+
+    def do(self, job: Job) -> None:
+        """One job; an error of its own is noted and the run goes on."""
+        seeds = ", ".join(str(seed) for seed in _seeds(self.settings, job))
+        self.reporter.job(job.name, f"{job.n_token} tokens, {job.n_atom} atoms, seeds {seeds}")
+        for warning in job.warnings:
+            self.reporter.line(f"    {job.name}: {warning}")
+        folder = self.folder.job(job.name)
+        try:
+            report = self.predict_job(job, folder)
+        except (SetupError, OSError):
+            raise  # the next job would meet it too
+        except Exception as error:
+            folder.write_error(_error_json(error))
+            self.result.jobs[job.name] = "failed"
+            self.reporter.error(f"error: job '{job.name}': {_one_line(error)}")
+            self.reporter.job_done("failed")
+            return
+        self.result.jobs[job.name] = "done"
+        self.result.reports.append(report)
+        best = max(report["samples"], key=lambda sample: sample["ranking_score"])
+        self.reporter.job_done(
+            f"done in {report['wall_s']:.1f} s, best sample pTM {best['ptm']:.3f} pLDDT {best['plddt']:.1f}"
+        )
+
+    def predict_job(self, job: Job, folder: JobFolder) -> dict[str, Any]:
+        wanted = identity(self.settings, job.document)
+        if self.settings.overwrite:
+            folder.clear()
+        for record in folder.seed_records():
+            if record.get("settings") != wanted:
+                raise JobError(
+                    f"{folder.path} holds results{_difference(record.get('settings', {}), wanted)}; "
+                    "add --overwrite, or choose another --out"
+                )
+        document = self.with_alignments(job, folder)
+        self.components.install_for(document)
+        for seed in _seeds(self.settings, job):
+            if folder.seed_record(seed) is None:
+                self.predict_seed(job, document, seed, folder, wanted)
+        report = _job_report(list(folder.seed_records()))
+        folder.write_report(report)
+        return report
+
+    def with_alignments(self, job: Job, folder: JobFolder) -> dict[str, Any]:
+        """The job with alignments from a server, where one was asked for."""
+        if self.settings.msa_server is None:
+            return job.document
+        from flashbias_fold.protenix_adapter.alignment_server import add_alignments
+
+        self.reporter.stage("alignments")
+        return add_alignments(job.document, folder.path / "msa", self.settings.msa_server)
+
+    def predict_seed(
+        self, job: Job, document: dict[str, Any], seed: int, folder: JobFolder, wanted: dict[str, Any]
+    ) -> None:
+        from flashbias_fold.protenix_adapter.writer import write_prediction
+
+        start = time.perf_counter()
+        prediction = self.engine.predict(document, seed, self.reporter)
+        self.reporter.stage("write")
+        writing = time.perf_counter()
+        formats = {"cif": ("cif",), "pdb": ("pdb",), "both": ("cif", "pdb")}[str(self.settings.format)]
+        with tempfile.TemporaryDirectory(prefix="flashbias-fold-") as scratch:
+            samples = write_prediction(
+                prediction, job.name, seed, Path(scratch), formats=formats, pae=self.settings.write_pae
+            )
+            folder.publish_seed(seed, Path(scratch, "predictions"))
+        end = time.perf_counter()
+        predictions = f"seed_{seed}/predictions"
+        record = {
+            "name": job.name,
+            "model": self.model.name,
+            "demo_model": self.model.is_demo,
+            "bias": self.settings.bias,
+            "n_token": prediction.features.n_token,
+            "n_atom": prediction.features.n_atom,
+            "n_msa": prediction.features.n_msa,
+            "device": _device_name(self.device),
+            "dtype": self.engine.dtype,
+            "layers": prediction.layers,
+            "stages_s": {**prediction.stages_s, "write": end - writing},
+            "wall_s": end - start,
+            "peak_memory_bytes": prediction.peak_memory_bytes,
+            "peak_process_memory_bytes": prediction.peak_process_memory_bytes,
+            "chunk_size": prediction.chunk_size,
+            "warnings": list(job.warnings),
+            "samples": [
+                {"seed": seed, **dataclasses.asdict(sample), "cif": f"{predictions}/{sample.cif}"}
+                for sample in samples
+            ],
+            "settings": wanted,
+            "versions": _versions(),
+        }
+        folder.write_seed_record(seed, record)
+
+    def write_run(self, status: str) -> None:
+        """`run.json` and `summary.csv` as they stand."""
+        rejected = [
+            {"name": rejected.name, "error": str(rejected.error)} for rejected in self.inputs.rejected
+        ]
+        write_json(
+            self.folder.path / RUN,
+            {
+                "status": status,
+                "started": self.started,
+                "updated": _now(),
+                "command": sys.argv,
+                "arguments": self.settings.as_dict(),
+                "model": {
+                    "name": self.model.name,
+                    "demo_model": self.model.is_demo,
+                    "checkpoint": self.model.checkpoint and str(self.model.checkpoint),
+                },
+                "plan": dataclasses.asdict(Plan.for_bias(self.settings.bias)),
+                "components": self.components.describe(),
+                "jobs": {job.name: self.result.jobs.get(job.name, "pending") for job in self.inputs.jobs},
+                "rejected": rejected,
+                "versions": _versions(),
+                "device": _device_name(self.device),
+            },
+        )
+        self.folder.write_summary()
+
+
+def _decided(settings: Settings, model: Model) -> tuple[Settings, Any]:
+    """Fill in what the user left open, so that reports name what was really used."""
+    import torch
+
+    defaults = run_defaults()
+    config = build_config(model)
+    name = settings.device
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda" and not torch.cuda.is_available():
+        raise SetupError("--device cuda: torch sees no CUDA device here (flashbias-fold doctor says why)")
+    filled = settings.filled(
+        model=model.name,
+        device=name,
+        dtype=_dtype(settings.dtype, name),
+        samples=settings.samples or int(defaults.samples),
+        steps=settings.steps or int(config.sample_diffusion.N_step),
+        cycles=settings.cycles or int(config.model.N_cycle),
+        format=settings.format or str(defaults.format),
+    )
+    return filled, torch.device(name)
+
+
+def _dtype(asked: str | None, device: str) -> str:
+    """bf16 on a GPU, as in Protenix; a CPU always computes in fp32, also in Protenix."""
+    if device == "cpu":
+        return "fp32"
+    return asked or "bf16"
+
+
+def _seeds(settings: Settings, job: Job) -> tuple[int, ...]:
+    return settings.seeds or job.seeds or tuple(run_defaults().seeds)
+
+
+def _components() -> Any:
+    from flashbias_fold.protenix_adapter import environment
+
+    environment.prepare()
+    from flashbias_fold.protenix_adapter.components import open_components
+
+    return open_components()
+
+
+def _that_fit(inputs: InputSet, settings: Settings, model: Model, device: Any) -> InputSet:
+    """Reject the jobs that cannot fit the memory at hand or the format, before anything is loaded."""
+    config = build_config(model)
+    config.dtype = settings.dtype
+    jobs, rejected = [], list(inputs.rejected)
+    for job in inputs.jobs:
+        problem = _memory_problem(job, settings, config, device) or _format_problem(job, settings)
+        if problem is None:
+            jobs.append(job)
+            continue
+        error = InputError(problem, file=job.source, job=job.name, field="sequences")
+        rejected.append(Rejected(error=error, name=job.name))
+    return InputSet(jobs=tuple(jobs), rejected=tuple(rejected))
+
+
+def _memory_problem(job: Job, settings: Settings, config: Any, device: Any) -> str | None:
+    from flashbias_fold.protenix_adapter.kernels import stock_kernels
+    from flashbias_fold.protenix_adapter.memory import available_bytes, estimate_bytes
+
+    assert settings.samples is not None
+    needed = estimate_bytes(
+        config,
+        n_token=job.n_token,
+        samples=settings.samples,
+        device=device,
+        scores_kept=settings.bias == "stock" and stock_kernels(device).attention == "torch",
+    )
+    at_hand = available_bytes(device)
+    if needed <= at_hand:
+        return None
+    return f"{job.n_token} tokens need about {_gib(needed)} on {device}, there are {_gib(at_hand)}"
+
+
+def _gib(size: int) -> str:
+    return f"{size / 2**30:.0f} GiB"
+
+
+def _format_problem(job: Job, settings: Settings) -> str | None:
+    from flashbias_fold.protenix_adapter.writer import pdb_problem_of
+
+    if settings.format == "cif":
+        return None
+    return pdb_problem_of(job.document, n_atom=job.n_atom, n_chain=job.n_chain)
+
+
+def _job_report(records: list[dict[str, Any]]) -> dict[str, Any]:
+    """One report from those of the seeds: times add up, memory peaks at the highest."""
+    last = records[-1]
+    stages = {stage: sum(record["stages_s"][stage] for record in records) for stage in last["stages_s"]}
+    return {
+        **last,
+        "stages_s": stages,
+        "wall_s": sum(record["wall_s"] for record in records),
+        "peak_memory_bytes": max(record["peak_memory_bytes"] for record in records),
+        "peak_process_memory_bytes": max(record["peak_process_memory_bytes"] for record in records),
+        "samples": [sample for record in records for sample in record["samples"]],
+    }
+
+
+def _difference(made: dict[str, Any], wanted: dict[str, Any]) -> str:
+    changed = [key for key in wanted if made.get(key) != wanted[key]]
+    if not changed:
+        return ""
+    shown = ", ".join(
+        "another input" if key == "input_sha256" else f"{key} {made.get(key)} instead of {wanted[key]}"
+        for key in changed
+    )
+    return f" made with {shown}"
+
+
+def _error_json(error: Exception) -> dict[str, Any]:
+    known = isinstance(error, FlashbiasError)
+    return {
+        "error": _one_line(error),
+        "kind": error.kind if isinstance(error, FlashbiasError) else "unexpected",
+        "file": getattr(error, "file", None),
+        "job": getattr(error, "job", None),
+        "field": getattr(error, "field", None),
+        # For whoever has to mend it; a user's own mistake needs no trace.
+        "trace": None if known and error.__cause__ is None else traceback.format_exception(error),
+        "versions": _versions(),
+    }
+
+
+def _one_line(error: Exception) -> str:
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if isinstance(error, FlashbiasError) else f"unexpected {type(error).__name__}: {text}"
+
+
+def _device_name(device: Any) -> str:
+    import torch
+
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"cpu ({platform.machine()}, {torch.get_num_threads()} threads)"
+
+
+def _versions() -> dict[str, str | None]:
+    found: dict[str, str | None] = {"flashbias-fold": __version__, "python": platform.python_version()}
+    for name in _REPORTED_VERSIONS:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = None
+    return found
+
+
+def _now() -> str:
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")

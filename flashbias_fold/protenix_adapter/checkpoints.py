@@ -1,0 +1,89 @@
+"""Weights from disk into a model: nothing is unpickled but tensors, nothing is left at its initial value."""
+
+from __future__ import annotations
+
+import pickle
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from flashbias_fold.errors import SetupError
+
+_SHOWN = 3  # parameter names in a message
+
+
+def load_weights(model: nn.Module, path: Path, *, trust: bool = False) -> None:
+    """Load the checkpoint at `path` into `model`; every parameter must be there, with its shape.
+
+    Args:
+        model: A freshly built Protenix.
+        path: `.pt` in Protenix's format (`{"model": state_dict}`), or `.safetensors`.
+        trust: Allow a `.pt` file to hold more than tensors, which runs whatever code it names.
+
+    Raises:
+        SetupError: The file is unreadable, holds more than tensors, or belongs to another model.
+    """
+    state = _read_safetensors(path) if path.suffix == ".safetensors" else _read_torch(path, trust)
+    # Training wraps the model, and the wrapper's name stays in front of every key.
+    state = {key.removeprefix("module."): value for key, value in state.items()}
+    _check_match(model.state_dict(), state, path)
+    model.load_state_dict(state)
+
+
+def _read_torch(path: Path, trust: bool) -> Mapping[str, Tensor]:
+    try:
+        # Mapped, not read, where the format allows: a checkpoint need not fit the memory a second time.
+        mapped = zipfile.is_zipfile(path)
+        checkpoint = torch.load(path, map_location="cpu", weights_only=not trust, mmap=mapped)
+    except pickle.UnpicklingError as error:
+        if "GLOBAL" in str(error):  # torch's word for a name in the pickle that is not on its list
+            raise SetupError(
+                f"{path} holds more than tensors and was not opened, since that can run code; "
+                "if you trust where it came from, add --trust-checkpoint"
+            ) from error
+        raise SetupError(f"{path} is not a checkpoint that torch can read: {error}") from error
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError, AttributeError, ImportError) as error:
+        raise SetupError(f"{path} is not a checkpoint that torch can read: {error}") from error
+    state = checkpoint.get("model") if isinstance(checkpoint, Mapping) else None
+    if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise SetupError(
+            f"{path} is not a Protenix checkpoint: expected a dictionary with the weights under 'model'"
+        )
+    return state
+
+
+def _read_safetensors(path: Path) -> Mapping[str, Tensor]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise SetupError(f"{path} is not a safetensors file that can be read: {error}") from error
+
+
+def _check_match(expected: Mapping[str, Tensor], found: Mapping[str, Tensor], path: Path) -> None:
+    problems = [
+        _listed("lacks", sorted(expected.keys() - found.keys())),
+        _listed("has in excess", sorted(found.keys() - expected.keys())),
+        _listed(
+            "has in another shape",
+            [
+                f"{key} {tuple(found[key].shape)} for {tuple(expected[key].shape)}"
+                for key in sorted(expected.keys() & found.keys())
+                if expected[key].shape != found[key].shape
+            ],
+        ),
+    ]
+    if any(problems):
+        raise SetupError(f"{path} is not of this model: it {'; it '.join(filter(None, problems))}")
+
+
+def _listed(what: str, names: list[str]) -> str:
+    if not names:
+        return ""
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return f"{what} {', '.join(names[:_SHOWN])}{more}"

@@ -1,0 +1,297 @@
+"""A model, ready to predict: Protenix built and loaded, its attention swapped, its stages timed."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import torch
+from torch import nn
+
+from flashbias_fold.checksum import verify
+from flashbias_fold.errors import DeviceMemoryError, FlashbiasError, JobError, SetupError
+from flashbias_fold.pairformer import Plan
+from flashbias_fold.protenix_adapter import environment, swap
+from flashbias_fold.protenix_adapter.checkpoints import load_weights
+from flashbias_fold.protenix_adapter.features import Features, featurize, seed_everything
+from flashbias_fold.protenix_adapter.kernels import stock_kernels
+from flashbias_fold.protenix_adapter.memory import DeviceMemory
+from flashbias_fold.protenix_adapter.models import Model, build_config
+
+# Rows attended at once, from roomy to tight, tried in turn when the device runs out of memory.
+# None leaves the choice to Protenix, which makes it by the number of tokens.
+CHUNK_LADDER: tuple[int | None, ...] = (None, 128, 32)
+_DEMO_SEED = 20  # any number: a random initialisation must be the same one everywhere
+
+
+class Observer(Protocol):
+    """Told where a prediction is."""
+
+    def stage(self, name: str) -> None:
+        """A stage begins: featurize, trunk, diffusion, confidence or write."""
+
+    def step(self, done: int, total: int) -> None:
+        """A recycling cycle (in the trunk) or a denoising step (in diffusion) is done."""
+
+
+class Silence:
+    """An observer that does nothing."""
+
+    def stage(self, name: str) -> None:
+        """Ignore it."""
+
+    def step(self, done: int, total: int) -> None:
+        """Ignore it."""
+
+
+@dataclass
+class Prediction:
+    """What one seed of one job gave.
+
+    Attributes:
+        output: Protenix's prediction dictionary: coordinates, confidences, full data.
+        stages_s: Seconds by stage, taken with the device synchronised.
+        peak_memory_bytes: Of the device; on a CPU, of the process.
+        peak_process_memory_bytes: Of the process.
+        chunk_size: Rows attended at once, where memory forced a choice.
+    """
+
+    features: Features
+    output: dict[str, Any]
+    stages_s: dict[str, float]
+    peak_memory_bytes: int
+    peak_process_memory_bytes: int
+    chunk_size: int | None = None
+    layers: list[dict[str, Any]] = field(default_factory=list)
+
+
+class Engine:
+    """A loaded model on a device.
+
+    Args:
+        model: Which model.
+        plan: How its attention layers are computed.
+        device: Where.
+        dtype: `bf16`, `fp16` or `fp32`: the autocast type on a GPU; a CPU computes in fp32, as Protenix does.
+        samples: Structures for each seed.
+        steps: Denoising steps; the model's own number by default.
+        cycles: Recycling cycles; the model's own number by default.
+        rna_msa: Read the alignments of RNA chains, which Protenix leaves aside by default.
+        trust_checkpoint: Allow a checkpoint that holds more than tensors.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        plan: Plan,
+        *,
+        device: torch.device,
+        dtype: str,
+        samples: int,
+        steps: int | None = None,
+        cycles: int | None = None,
+        rna_msa: bool = False,
+        trust_checkpoint: bool = False,
+    ) -> None:
+        environment.prepare()
+        self.model = model
+        self.device = device
+        self.config = build_config(model)
+        self.dtype = dtype if device.type == "cuda" else "fp32"
+        self.config.dtype = self.dtype
+        self.config.sample_diffusion.N_sample = samples
+        self.config.sample_diffusion.N_step = steps or self.config.sample_diffusion.N_step
+        self.config.model.N_cycle = cycles or self.config.model.N_cycle
+        self.config.use_rna_msa = rna_msa
+        self.kernels = stock_kernels(device)
+        self.config.triangle_attention = self.kernels.attention
+        self.config.triangle_multiplicative = self.kernels.multiplication
+        self.network = self._build(trust_checkpoint)
+        self.swap = swap.apply(self.network, plan)
+        self._chunks = self.config.infer_setting.to_dict()
+
+    def _build(self, trust_checkpoint: bool) -> nn.Module:
+        from protenix.model.protenix import Protenix
+
+        with environment.swallow_stdout(), _generators_kept(self.device):
+            seed_everything(_DEMO_SEED)
+            network = Protenix(self.config)
+        if self.model.checkpoint is not None:
+            verify(self.model.checkpoint)
+            load_weights(network, self.model.checkpoint, trust=trust_checkpoint)
+        elif not self.model.is_demo:
+            raise SetupError(f"no weights of {self.model.name}")
+        return network.eval().to(self.device)
+
+    def predict(self, document: dict[str, Any], seed: int, observer: Observer | None = None) -> Prediction:
+        """Predict one job with one seed; the result depends on nothing else.
+
+        Where the device runs out of memory the whole seed is repeated with smaller chunks, so that the
+        random numbers, and with them the structure, are those of a run that had the room.
+        """
+        for chunk_size in CHUNK_LADDER:
+            try:
+                return self._attempt(document, seed, observer or Silence(), chunk_size)
+            except (torch.cuda.OutOfMemoryError, RuntimeError) as error:
+                if not _is_out_of_memory(error):
+                    raise
+                failure = str(error)
+            if self.device.type == "cuda":
+                torch.cuda.empty_cache()
+        raise DeviceMemoryError(
+            f"out of memory on {self.device}, also with chunks of {CHUNK_LADDER[-1]} rows ({failure})"
+        )
+
+    def _attempt(
+        self, document: dict[str, Any], seed: int, observer: Observer, chunk_size: int | None
+    ) -> Prediction:
+        memory = DeviceMemory(self.device)
+        seed_everything(seed)
+        clock = _Clock(self.device)
+        observer.stage("featurize")
+        features = featurize(document, self.config)
+        clock.lap("featurize")
+        self._fit_to(features.n_token, chunk_size)
+        with _StageHooks(self.network, self.config, clock, observer), torch.no_grad(), self._precision():
+            output = self._forward(features)
+        clock.lap("confidence")
+        if not bool(torch.isfinite(output["coordinate"]).all()):
+            raise JobError(f"seed {seed}: the model gave coordinates that are not finite")
+        return Prediction(
+            features=features,
+            output=output,
+            stages_s=clock.laps,
+            peak_memory_bytes=memory.peak(),
+            peak_process_memory_bytes=memory.process_peak(),
+            chunk_size=chunk_size,
+            layers=self.swap.report(),
+        )
+
+    def _forward(self, features: Features) -> dict[str, Any]:
+        from protenix.utils.torch_utils import to_device
+
+        data = to_device(dict(features.data["input_feature_dict"]), self.device)
+        output, _, _ = self.network(
+            input_feature_dict=data,
+            label_full_dict=None,
+            label_dict=None,
+            mode="inference",
+            mc_dropout_apply_rate=self.config.mc_dropout_apply_rate,
+        )
+        return output
+
+    def _fit_to(self, n_token: int, chunk_size: int | None) -> None:
+        """The settings that Protenix's runner changes with the number of tokens, and our smaller chunks."""
+        from runner.inference import update_inference_configs
+
+        try:
+            update_inference_configs(self.config, n_token)
+        except AssertionError as error:
+            raise JobError(f"{n_token} tokens: {error}") from error
+        settings = self.config.infer_setting
+        settings.update(self._chunks)
+        if chunk_size is not None:
+            settings.dynamic_chunk_size = False
+            settings.chunk_size = chunk_size
+            settings.sample_diffusion_chunk_size = 1
+        self.network.configs = self.config
+
+    def _precision(self) -> contextlib.AbstractContextManager[Any]:
+        if self.device.type != "cuda":
+            return contextlib.nullcontext()
+        dtypes = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+        return torch.autocast("cuda", dtype=dtypes[self.dtype])
+
+
+class _Clock:
+    """Wall time by stage, with the device synchronised at each boundary and nowhere else."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self.laps: dict[str, float] = {}
+        self._start = self._now()
+
+    def lap(self, stage: str) -> None:
+        now = self._now()
+        self.laps[stage] = self.laps.get(stage, 0.0) + now - self._start
+        self._start = now
+
+    def _now(self) -> float:
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)
+        return time.perf_counter()
+
+
+class _StageHooks:
+    """Forward hooks that tell the stages of Protenix's inference apart, since it is one function.
+
+    The trunk ends with the last pass of the Pairformer, diffusion ends where the distogram head begins
+    (the first thing that Protenix computes after sampling), confidence ends with the model.
+    """
+
+    def __init__(self, network: Any, config: Any, clock: _Clock, observer: Observer) -> None:
+        self._network = network
+        self._cycles = int(config.model.N_cycle)
+        self._clock = clock
+        self._observer = observer
+        settings = config.sample_diffusion
+        chunk = config.infer_setting.sample_diffusion_chunk_size or settings.N_sample
+        self._steps = int(settings.N_step) * -(-int(settings.N_sample) // int(chunk))
+        self._done = {"cycles": 0, "steps": 0}
+        self._handles: list[Any] = []
+
+    def __enter__(self) -> None:
+        network = self._network
+        self._observer.stage("trunk")
+        self._handles = [
+            network.pairformer_stack.register_forward_hook(self._after_cycle),
+            network.diffusion_module.register_forward_hook(self._after_step),
+            network.distogram_head.register_forward_pre_hook(self._before_confidence),
+        ]
+
+    def __exit__(self, *exc: object) -> None:
+        for handle in self._handles:
+            handle.remove()
+
+    def _after_cycle(self, *_: object) -> None:
+        self._done["cycles"] += 1
+        self._observer.step(self._done["cycles"], self._cycles)
+        if self._done["cycles"] == self._cycles:
+            self._clock.lap("trunk")
+            self._observer.stage("diffusion")
+
+    def _after_step(self, *_: object) -> None:
+        self._done["steps"] += 1
+        self._observer.step(self._done["steps"], self._steps)
+
+    def _before_confidence(self, *_: object) -> None:
+        self._clock.lap("diffusion")
+        self._observer.stage("confidence")
+
+
+@contextlib.contextmanager
+def _generators_kept(device: torch.device) -> Iterator[None]:
+    """Building a model draws random numbers; the caller's generators are put back."""
+    import random
+
+    import numpy as np
+
+    states = random.getstate(), np.random.get_state()
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        yield
+    random.setstate(states[0])
+    np.random.set_state(states[1])
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    if isinstance(error, torch.cuda.OutOfMemoryError):
+        return True
+    text = str(error)
+    return not isinstance(error, FlashbiasError) and (
+        "can't allocate memory" in text
+        or "CUDA out of memory" in text
+        or "CUBLAS_STATUS_ALLOC_FAILED" in text
+    )

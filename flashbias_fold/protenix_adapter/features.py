@@ -1,0 +1,106 @@
+"""From a validated job to the tensors that Protenix reads, by Protenix's own featuriser."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import random
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from flashbias_fold.errors import JobError, SetupError
+from flashbias_fold.protenix_adapter.environment import swallow_stdout
+
+
+@dataclass
+class Features:
+    """One featurised job.
+
+    Attributes:
+        data: Protenix's dictionary; `data["input_feature_dict"]` goes into the model, which eats parts of it.
+        atom_array: The atoms in the model's order (a biotite AtomArray), for writing structures.
+    """
+
+    data: dict[str, Any]
+    atom_array: Any
+
+    @property
+    def n_token(self) -> int:
+        """Tokens: residues, and atoms of what is no standard residue."""
+        return int(self.data["N_token"].item())
+
+    @property
+    def n_atom(self) -> int:
+        """Heavy atoms."""
+        return int(self.data["N_atom"].item())
+
+    @property
+    def n_msa(self) -> int:
+        """Rows of the alignment, the query included."""
+        return int(self.data["N_msa"].item())
+
+    @property
+    def polymer_types(self) -> dict[str, str]:
+        """Entity number -> type, for polymers, as Protenix's writer wants it."""
+        return {key: kind for key, kind in self.data["entity_poly_type"].items() if kind != "non-polymer"}
+
+
+def seed_everything(seed: int) -> None:
+    """Put every global generator where `protenix pred` has it when it featurises the first job of a seed.
+
+    Protenix seeds, then makes a DataLoader iterator, which draws one number from torch's generator.
+    """
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)  # all devices
+    torch.empty((), dtype=torch.int64).random_()
+
+
+def featurize(document: dict[str, Any], config: Any) -> Features:
+    """Featurise one job, in Protenix's JSON form with absolute paths.
+
+    Draws from the global random generators (the reference conformers are rotated at random, the
+    alignment is sampled), so `seed_everything` comes first.
+    """
+    from protenix.data.inference.infer_dataloader import InferenceDataset
+
+    with tempfile.TemporaryDirectory(prefix="flashbias-fold-") as folder, _esm_files_in(folder, config):
+        path = Path(folder, "job.json")
+        path.write_text(json.dumps([document]))
+        config.input_json_path = str(path)
+        with swallow_stdout():
+            dataset = InferenceDataset(config)
+            data, atom_array, error = dataset[0]
+    if error:
+        # Protenix gives "message:\ntraceback"; the user gets the first line, --debug the whole.
+        raise JobError(f"Protenix could not featurise the job: {_first_line(error)}") from RuntimeError(error)
+    return Features(data, atom_array)
+
+
+def _first_line(error: str) -> str:
+    for line in reversed(error.strip().splitlines()):
+        if line and not line.startswith((" ", "Traceback")):
+            return line
+    return error
+
+
+@contextlib.contextmanager
+def _esm_files_in(folder: str, config: Any) -> Iterator[None]:
+    """Protenix writes ESM embeddings into the working directory; give it a temporary one for that."""
+    if not config.esm.enable:
+        yield
+        return
+    wanted = Path(config.load_checkpoint_dir)
+    if not any(wanted.glob("esm2_t36_3B_UR50D*.pt")):
+        raise SetupError(
+            f"model {config.model_name} needs ESM weights in {wanted}; "
+            f"get them with: flashbias-fold fetch {config.model_name}"
+        )
+    with contextlib.chdir(folder):
+        yield

@@ -1,0 +1,101 @@
+"""Peak memory of a run, and what a run of a given size will need."""
+
+from __future__ import annotations
+
+import contextlib
+import resource
+from pathlib import Path
+from typing import Any
+
+import torch
+
+_CLEAR_PEAK = "5"  # what Linux wants written to clear_refs to reset the peak of the resident set
+
+
+class DeviceMemory:
+    """Peak memory from its making on."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(device)
+        # Without the right to reset it the peak is that of the process's whole life.
+        with contextlib.suppress(OSError):
+            Path("/proc/self/clear_refs").write_text(_CLEAR_PEAK)
+
+    def peak(self) -> int:
+        """Peak of the device; on a CPU, of the process."""
+        if self._device.type == "cuda":
+            return torch.cuda.max_memory_allocated(self._device)
+        return self.process_peak()
+
+    def process_peak(self) -> int:
+        """Peak resident set of the process."""
+        with contextlib.suppress(OSError, ValueError, IndexError):
+            for line in Path("/proc/self/status").read_text().splitlines():
+                if line.startswith("VmHWM:"):
+                    return int(line.split()[1]) * 1024
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def available_bytes(device: torch.device) -> int:
+    """Memory that a run may use: of the GPU, or of the machine within its cgroup's limit."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[1]
+    limits = [int(line.split()[1]) * 1024 for line in _lines("/proc/meminfo") if line.startswith("MemTotal:")]
+    for limit in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
+        limits += [int(line) for line in _lines(limit) if line.strip().isdigit()]
+    return min(limits, default=2**63 - 1)
+
+
+def _lines(path: str) -> list[str]:
+    try:
+        return Path(path).read_text().splitlines()
+    except OSError:
+        return []
+
+
+# Fitted to runs of the demonstration architecture on a CPU (64 to 512 tokens, one and five samples, with and
+# without the fused attention); the terms scale with the tensors that are alive at the peak, in the trunk.
+_PROCESS = 450 * 2**20  # Python, torch, Protenix and the chemical components
+_PER_TOKEN = 1_300_000  # single representation, atoms and their neighbourhoods
+_PAIR_FEATURES = 1_300  # bytes a pair: templates, relative positions, bonds
+_PAIR_TENSORS = 5  # copies of the pair representation
+_HIDDEN_TENSORS = 4  # queries, keys, values and gate of a triangle attention
+_PAIR_HEADS_WIDTH = 128  # channels of each of these, heads times head dimension
+_LOGITS = 64 * 4 * 2  # bytes a pair and sample: bins of the two error matrices
+_SCORE_TENSORS = 2  # scores and weights, where attention keeps them
+_PAIR_HEADS = 4
+
+
+def estimate_bytes(
+    config: Any, *, n_token: int, samples: int, device: torch.device, scores_kept: bool
+) -> int:
+    """Roughly the peak of a prediction, for telling beforehand what cannot fit.
+
+    Args:
+        config: Protenix's configuration of the model.
+        n_token: Size of the job.
+        samples: Structures for each seed.
+        device: Where it runs: on a GPU activations have half the width and the process does not count.
+        scores_kept: Whether triangle attention materialises its scores, as Protenix's plain kernel does.
+    """
+    on_gpu = device.type == "cuda"
+    width = 2 if on_gpu and config.dtype != "fp32" else 4
+    c_z = int(config.model.pairformer.c_z)
+    hidden = max(_PAIR_HEADS_WIDTH, c_z if config.model.pairformer.hidden_scale_up else 0)
+    pair = _PAIR_FEATURES + width * (_PAIR_TENSORS * c_z + _HIDDEN_TENSORS * hidden) + samples * _LOGITS
+    total = n_token * _PER_TOKEN + n_token**2 * pair + (0 if on_gpu else _PROCESS)
+    if scores_kept:
+        rows = min(n_token, _chunk_rows(config, n_token))
+        total += _SCORE_TENSORS * rows * _PAIR_HEADS * n_token**2 * width
+    return total
+
+
+def _chunk_rows(config: Any, n_token: int) -> int:
+    """How many rows Protenix attends at once at this size."""
+    thresholds = {int(tokens): rows for tokens, rows in config.infer_setting.chunk_size_thresholds.items()}
+    for tokens in sorted(thresholds):
+        if n_token <= tokens:
+            return n_token if thresholds[tokens] == -1 else int(thresholds[tokens])
+    return 32

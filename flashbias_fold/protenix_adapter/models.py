@@ -1,0 +1,130 @@
+"""The models by name, and the configuration that Protenix builds each from."""
+
+from __future__ import annotations
+
+import copy
+import difflib
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from flashbias_fold.errors import SetupError, UsageError
+from flashbias_fold.resources import resource
+
+DEMO = "demo"
+AUTO = "auto"
+DEMO_WEIGHTS = "demo.safetensors"
+
+
+@dataclass(frozen=True)
+class Model:
+    """A model that can be asked for.
+
+    Attributes:
+        name: Protenix's name, or `demo`.
+        overrides: What differs from Protenix's default configuration.
+        checkpoint: Where its weights are looked for; None means a random initialisation, said loudly.
+    """
+
+    name: str
+    overrides: Mapping[str, Any] = field(repr=False)
+    checkpoint: Path | None
+
+    @property
+    def is_demo(self) -> bool:
+        """Whether this is the demonstration model that ships with the package."""
+        return self.name == DEMO
+
+    @property
+    def banner(self) -> str | None:
+        """What must be said before anybody looks at a structure of this model."""
+        if not self.is_demo:
+            return None
+        if self.checkpoint is None:
+            return (
+                "DEMONSTRATION with random weights: this small model of Protenix's architecture has not been "
+                "trained, so its structures and confidences mean nothing. It shows that the software runs."
+            )
+        return (
+            "DEMONSTRATION model, not for science: it memorised a few dozen small domains. For real "
+            "predictions get official weights: flashbias-fold fetch protenix_base_default_v1.0.0"
+        )
+
+    @property
+    def uses_esm(self) -> bool:
+        """Whether the model reads ESM embeddings, computed from a language model's weights."""
+        return bool(self.overrides.get("esm", {}).get("enable", False))
+
+
+def protenix_root() -> Path:
+    """Where Protenix keeps its files: `$PROTENIX_ROOT_DIR`, by default the home folder."""
+    return Path(os.environ.get("PROTENIX_ROOT_DIR") or Path.home())
+
+
+def checkpoint_path(name: str) -> Path:
+    """Where the official weights of a model lie, or would lie."""
+    return protenix_root() / "checkpoint" / f"{name}.pt"
+
+
+def official_names() -> list[str]:
+    """Every model name that Protenix knows, its default first."""
+    from configs.configs_inference import inference_configs
+    from configs.configs_model_type import model_configs
+
+    default = inference_configs["model_name"]
+    return sorted(model_configs, key=lambda name: name != default)
+
+
+def download_urls() -> dict[str, str]:
+    """Where Protenix's own files come from, by its name for each."""
+    from protenix.web_service.dependency_url import URL
+
+    return dict(URL)
+
+
+def find_model(name: str) -> Model:
+    """The model called `name`; `auto` takes official weights that are on disk, else the demonstration."""
+    if name == AUTO:
+        on_disk = [official for official in official_names() if checkpoint_path(official).is_file()]
+        name = on_disk[0] if on_disk else DEMO
+    if name == DEMO:
+        weights = resource("data", "demo", DEMO_WEIGHTS)
+        overrides = yaml.safe_load(resource("configs", "models", "demo.yaml").read_text())
+        return Model(DEMO, overrides, weights if weights.is_file() else None)
+    if name not in official_names():
+        known = [AUTO, DEMO, *official_names()]
+        close = difflib.get_close_matches(name, known, n=1)
+        hint = f"did you mean {close[0]}? " if close else ""
+        raise UsageError(f"--model: unknown model '{name}'; {hint}known: {', '.join(known)}")
+    from configs.configs_model_type import model_configs
+
+    path = checkpoint_path(name)
+    if not path.is_file():
+        raise SetupError(f"no weights of {name} at {path}; get them with: flashbias-fold fetch {name}")
+    return Model(name, model_configs[name], path)
+
+
+def build_config(model: Model) -> Any:
+    """Protenix's full configuration (an ml-collections ConfigDict) of `model`, as its own runner makes it."""
+    from configs.configs_base import configs as base
+    from configs.configs_data import data_configs
+    from configs.configs_inference import inference_configs
+    from protenix.config.config import parse_configs
+
+    tree = copy.deepcopy({**base, "data": data_configs, **inference_configs})
+    _merge(tree, model.overrides)
+    config = parse_configs(tree, fill_required_with_null=True)
+    config.model_name = model.name
+    return config
+
+
+def _merge(tree: dict[str, Any], overrides: Mapping[str, Any]) -> None:
+    for key, value in overrides.items():
+        if isinstance(value, Mapping) and isinstance(tree.get(key), dict):
+            _merge(tree[key], value)
+        else:
+            tree[key] = copy.deepcopy(value)

@@ -1,0 +1,101 @@
+"""What the tests share: a private cache and weights folder, the command line as users start it, a model."""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+SEQUENCE = "MTPAVTTYKLVINGKTLKGETTTKAVDAETAEKAF"
+
+# Before anything of Protenix is imported: it reads its folder then. The user's own weights and component
+# files must not decide what a test sees; one cache for the whole session keeps the tests quick.
+_SCRATCH = tempfile.TemporaryDirectory(prefix="flashbias-fold-tests-")
+os.environ["PROTENIX_ROOT_DIR"] = str(Path(_SCRATCH.name, "protenix"))
+os.environ["FLASHBIAS_FOLD_CACHE"] = os.environ.get("FLASHBIAS_FOLD_TEST_CACHE") or str(
+    Path(_SCRATCH.name, "cache")
+)
+os.environ.setdefault("LAYERNORM_TYPE", "torch")
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+
+@pytest.fixture
+def flashbias():
+    """The command line in a process of its own, as a user starts it."""
+
+    def run(*arguments, timeout=300, env=None, check=None, **kwargs):
+        done = subprocess.run(
+            [sys.executable, "-m", "flashbias_fold", *map(str, arguments)],
+            check=False,
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            env={**os.environ, **(env or {})},
+            **kwargs,
+        )
+        if check is not None:
+            assert done.returncode == check, done.stdout + done.stderr
+        return done
+
+    return run
+
+
+@pytest.fixture
+def job_file(tmp_path):
+    """Write jobs as a Protenix JSON file."""
+
+    def write(*jobs, name="jobs.json"):
+        path = tmp_path / name
+        path.write_text(json.dumps(list(jobs)))
+        return path
+
+    return write
+
+
+def protein(name="tiny", sequence=SEQUENCE, **fields):
+    """A job with one protein chain."""
+    return {"name": name, "sequences": [{"proteinChain": {"sequence": sequence, "count": 1, **fields}}]}
+
+
+@pytest.fixture(scope="session")
+def random_model(tmp_path_factory):
+    """The demonstration architecture with random weights, none of them zero, as a checkpoint of Protenix.
+
+    Protenix initialises the last projection of many layers to zero, which would hide what they compute.
+    """
+    import torch
+
+    from flashbias_fold.protenix_adapter import environment
+    from flashbias_fold.protenix_adapter.models import DEMO, Model, build_config, find_model
+
+    environment.prepare()
+    from protenix.model.protenix import Protenix
+
+    overrides = find_model(DEMO).overrides
+    path = tmp_path_factory.mktemp("checkpoint") / "random.pt"
+    with environment.swallow_stdout():
+        network = Protenix(build_config(Model("random", overrides, path)))
+    generator = torch.Generator().manual_seed(7)
+    for name, parameter in network.named_parameters():
+        noise = torch.randn(parameter.shape, generator=generator)
+        if parameter.dim() > 1:
+            parameter.data = noise * 1.5 / parameter.shape[-1] ** 0.5
+        else:
+            parameter.data = 0.2 * noise + (1.0 if name.endswith("weight") else 0.0)
+    torch.save({"model": {f"module.{key}": value for key, value in network.state_dict().items()}}, path)
+    return Model("random", overrides, path)
+
+
+@pytest.fixture(scope="session")
+def components():
+    """Protenix served with chemical components from biotite's dictionary."""
+    from flashbias_fold.protenix_adapter import environment
+
+    environment.prepare()
+    from flashbias_fold.protenix_adapter.components import open_components
+
+    return open_components()

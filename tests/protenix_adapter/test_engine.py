@@ -1,0 +1,247 @@
+"""The engine against Protenix's own runner, on Protenix's real code."""
+
+import json
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import SEQUENCE, protein
+
+from flashbias_fold.errors import DeviceMemoryError, JobError
+from flashbias_fold.pairformer import Plan, TriangleAttention
+from flashbias_fold.protenix_adapter import swap
+from flashbias_fold.protenix_adapter.engine import CHUNK_LADDER, Engine
+from flashbias_fold.protenix_adapter.models import build_config
+from flashbias_fold.protenix_adapter.writer import write_prediction
+
+CPU = torch.device("cpu")
+# Two chains of one entity and a ligand, so that copies, tokens of single atoms and an ion are all there.
+MIXED = {
+    "name": "mixed",
+    "sequences": [
+        {"proteinChain": {"sequence": SEQUENCE[:14], "count": 2}},
+        {"dnaSequence": {"sequence": "ACGT", "count": 1}},
+        {"ligand": {"ligand": "CCD_GOL", "count": 1}},
+        {"ion": {"ion": "MG", "count": 1}},
+    ],
+}
+
+
+@pytest.fixture(scope="module")
+def engine(random_model, components):
+    """An engine for a way of computing the bias; one is kept for each."""
+    made = {}
+
+    def make(bias):
+        if bias not in made:
+            made[bias] = Engine(
+                random_model, Plan.for_bias(bias), device=CPU, dtype="bf16", samples=2, steps=3, cycles=2
+            )
+        return made[bias]
+
+    components.install_for(MIXED)
+    return make
+
+
+@pytest.fixture(scope="module")
+def stock_files(random_model, components, tmp_path_factory):
+    """What `runner.inference.infer_predict`, Protenix's own run, writes for a job."""
+    from runner.inference import InferenceRunner, infer_predict
+
+    from flashbias_fold.protenix_adapter import environment
+
+    def run(document, seed):
+        folder = tmp_path_factory.mktemp("stock")
+        components.install_for(document)
+        path = folder / "in.json"
+        path.write_text(json.dumps([document]))
+        config = build_config(random_model)
+        config.load_checkpoint_dir, config.model_name = str(random_model.checkpoint.parent), "random"
+        config.input_json_path, config.dump_dir, config.seeds = str(path), str(folder / "out"), [seed]
+        config.sample_diffusion.N_sample, config.sample_diffusion.N_step, config.model.N_cycle = 2, 3, 2
+        config.triangle_attention = config.triangle_multiplicative = "torch"
+        with environment.swallow_stdout():
+            infer_predict(InferenceRunner(config), config)
+        written = folder / "out" / document["name"] / f"seed_{seed}" / "predictions"
+        return {path.name: path.read_bytes() for path in written.iterdir()}
+
+    return run
+
+
+@pytest.mark.parametrize("document", [protein(), MIXED], ids=lambda document: document["name"])
+@pytest.mark.parametrize("seed", [101, 7])
+def test_stock_writes_the_bytes_that_protenix_writes(engine, stock_files, tmp_path, document, seed):
+    expected = stock_files(document, seed)
+    assert len(expected) == 4
+    prediction = engine("stock").predict(document, seed)
+    write_prediction(prediction, document["name"], seed, tmp_path, formats=("cif",), pae=False)
+    written = {path.name: path.read_bytes() for path in (tmp_path / "predictions").iterdir()}
+    assert written == expected
+
+
+class Watch:
+    """Keeps the pair tensor that leaves the trunk, and notes what the observer is told."""
+
+    def __init__(self, engine):
+        self.pair = None
+        self.stages = []
+        self.steps = []
+        self._handle = engine.network.pairformer_stack.register_forward_hook(self._keep)
+
+    def _keep(self, module, arguments, output):
+        self.pair = output[1].detach().clone()
+
+    def stage(self, name):
+        self.stages.append(name)
+
+    def step(self, done, total):
+        self.steps.append((self.stages[-1], done, total))
+
+    def close(self):
+        self._handle.remove()
+
+
+def generators():
+    return torch.get_rng_state(), random.getstate(), np.random.get_state()
+
+
+def run_watched(engine, document, seed):
+    watch = Watch(engine)
+    try:
+        return engine.predict(document, seed, watch), watch, generators()
+    finally:
+        watch.close()
+
+
+# Of seeds 0 to 9, some draw Monte-Carlo dropout in the trunk and some do not; both are met here.
+@pytest.mark.parametrize("seed", [0, 1, 2, 3])
+def test_dense_agrees_with_stock_and_draws_the_same_random_numbers(engine, seed):
+    _, stock, after_stock = run_watched(engine("stock"), MIXED, seed)
+    prediction, dense, after_dense = run_watched(engine("dense"), MIXED, seed)
+    error = (dense.pair - stock.pair).norm() / stock.pair.norm()
+    assert 0 < float(error) < 1e-4
+    for a, b in zip(after_stock, after_dense, strict=True):
+        assert str(a) == str(b) if not isinstance(a, torch.Tensor) else torch.equal(a, b)
+    assert {layer["way"] for layer in prediction.layers} == {"dense"}
+
+
+def test_the_bias_matters_to_this_model(engine):
+    """Otherwise the agreement above would say nothing."""
+    _, stock, _ = run_watched(engine("stock"), MIXED, 0)
+    _, none, _ = run_watched(engine("none"), MIXED, 0)
+    assert float((none.pair - stock.pair).norm() / stock.pair.norm()) > 1e-2
+
+
+def test_a_seed_decides_everything_and_nothing_else_does(engine):
+    first = engine("dense").predict(MIXED, 5).output["coordinate"]
+    engine("dense").predict(protein(), 6)
+    torch.rand(17)
+    again = engine("dense").predict(MIXED, 5).output["coordinate"]
+    other = engine("dense").predict(MIXED, 6).output["coordinate"]
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+
+
+def test_stages_are_timed_and_steps_told(engine):
+    prediction, watch, _ = run_watched(engine("dense"), protein(), 3)
+    assert list(prediction.stages_s) == ["featurize", "trunk", "diffusion", "confidence"]
+    assert all(seconds > 0 for seconds in prediction.stages_s.values())
+    assert watch.stages == ["featurize", "trunk", "diffusion", "confidence"]
+    assert watch.steps == [("trunk", 1, 2), ("trunk", 2, 2), *(("diffusion", n, 3) for n in (1, 2, 3))]
+    assert prediction.peak_memory_bytes > 100e6
+
+
+def test_every_triangle_attention_is_swapped_and_can_be_put_back(engine):
+    network = engine("stock").network
+    keys, stock_layers = list(network.state_dict()), dict(network.named_modules())
+    handle = swap.apply(network, Plan.for_bias("dense"))
+    swapped = {name for name, layer in network.named_modules() if isinstance(layer, TriangleAttention)}
+    # 4 Pairformer blocks, one in the confidence head, one behind the MSA: two attentions each.
+    assert len(swapped) == 12
+    assert {layer["name"] for layer in handle.report()} == swapped
+    assert list(network.state_dict()) == keys
+    handle.restore()
+    assert all(layer is stock_layers[name] for name, layer in network.named_modules())
+    assert handle.report() == []
+
+
+def test_out_of_memory_is_retried_with_smaller_chunks(engine, monkeypatch):
+    """A GPU that runs out of memory cannot be had here, so its error is raised where the model begins."""
+    dense = engine("dense")
+    expected = dense.predict(MIXED, 4).output["coordinate"]
+    real, seen = dense._forward, []
+
+    def failing(features):
+        seen.append(dense.config.infer_setting.chunk_size)
+        if len(seen) < len(CHUNK_LADDER):
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory.")
+        return real(features)
+
+    monkeypatch.setattr(dense, "_forward", failing)
+    prediction = dense.predict(MIXED, 4)
+    assert seen[1:] == list(CHUNK_LADDER[1:])
+    assert prediction.chunk_size == CHUNK_LADDER[-1]
+    # Samples are drawn one at a time then, so only the trunk is comparable; it must be a sound structure.
+    assert prediction.output["coordinate"].shape == expected.shape
+    monkeypatch.undo()
+    assert dense.predict(MIXED, 4).chunk_size is None
+    assert torch.equal(dense.predict(MIXED, 4).output["coordinate"], expected)
+
+
+def test_out_of_memory_to_the_end_is_said(engine, monkeypatch):
+    def failing(features):
+        raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 7.00 GiB.")
+
+    monkeypatch.setattr(engine("dense"), "_forward", failing)
+    with pytest.raises(DeviceMemoryError, match=r"also with chunks of 32 rows .*7\.00 GiB"):
+        engine("dense").predict(MIXED, 4)
+
+
+def test_coordinates_that_are_not_finite_fail_the_job(engine, monkeypatch):
+    dense = engine("dense")
+    real = dense._forward
+
+    def poisoned(features):
+        output = real(features)
+        output["coordinate"][0, 3, 1] = float("nan")
+        return output
+
+    monkeypatch.setattr(dense, "_forward", poisoned)
+    with pytest.raises(JobError, match="seed 9: the model gave coordinates that are not finite"):
+        dense.predict(MIXED, 9)
+
+
+def test_building_a_model_leaves_the_generators_alone(random_model):
+    torch.manual_seed(1)
+    random.seed(1)
+    np.random.seed(1)
+    before = generators()
+    Engine(random_model, Plan.for_bias("stock"), device=CPU, dtype="fp32", samples=1, steps=1, cycles=1)
+    for a, b in zip(before, generators(), strict=True):
+        assert str(a) == str(b) if not isinstance(a, torch.Tensor) else torch.equal(a, b)
+
+
+def test_pdb_and_pae_are_written_on_demand(engine, tmp_path):
+    from biotite.structure.io import pdb, pdbx
+
+    prediction = engine("dense").predict(MIXED, 1)
+    # Random weights blow a structure up to sizes for which PDB files have no room.
+    with pytest.raises(JobError, match="no room for a coordinate beyond 1000 A; use --format cif"):
+        write_prediction(prediction, "mixed", 1, tmp_path / "large", formats=("pdb",), pae=False)
+    prediction.output["coordinate"] *= 50 / prediction.output["coordinate"].abs().max()
+    samples = write_prediction(prediction, "mixed", 1, tmp_path, formats=("cif", "pdb"), pae=True)
+    assert [sample.sample for sample in samples] == [0, 1]
+    assert samples[0].ranking_score >= samples[1].ranking_score
+    folder = tmp_path / "predictions"
+    for sample in samples:
+        cif = pdbx.get_structure(pdbx.CIFFile.read(folder / sample.cif), model=1, use_author_fields=False)
+        flat = pdb.PDBFile.read(Path(folder, sample.cif).with_suffix(".pdb")).get_structure(model=1)
+        assert np.abs(cif.coord - flat.coord).max() < 1e-3
+        assert (cif.res_name == flat.res_name).all() and (cif.chain_id == flat.chain_id).all()
+        with np.load(folder / f"mixed_pae_sample_{sample.sample}.npz") as pae:
+            n_token = prediction.features.n_token
+            assert pae["pae"].shape == pae["pde"].shape == (n_token, n_token)
+            assert pae["token_chain"].shape == (n_token,)
+            assert set(pae["token_chain"]) == set(cif.chain_id)
