@@ -181,7 +181,7 @@ def test_shell_scripts_are_sound(script: Path) -> None:
         subprocess.run(["shellcheck", script], check=True)
 
 
-@pytest.mark.parametrize("target", ["install", "demo", "test", "lint", "help", "clean"])
+@pytest.mark.parametrize("target", ["install", "demo", "test", "lint", "bench", "help", "clean"])
 def test_make_has(target: str) -> None:
     done = subprocess.run(["make", "-n", target], check=False, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
