@@ -11,32 +11,37 @@ import traceback
 import warnings
 from collections.abc import Sequence
 
+from flashbias_fold.cli import streams
 from flashbias_fold.cli.parser import parse
 from flashbias_fold.errors import FlashbiasError
 
 FAILED = 1
 WRONG = 2
 INTERRUPTED = 130
-BROKEN_PIPE = 141
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; the exit status is DESIGN's: 0, 1, 2 or 130."""
+    streams.settle()
+    status = _run(sys.argv[1:] if arguments is None else arguments)
+    streams.complain()
+    return status
+
+
+def _run(arguments: Sequence[str]) -> int:
     debug = False
     try:
-        options = parse(sys.argv[1:] if arguments is None else arguments)
+        options = parse(arguments)
         debug = options.debug
         _settle(debug)
         return _COMMANDS[options.command](options)
+    except SystemExit:  # --help and --version: argparse has printed them
+        return 0
     except FlashbiasError as error:
         return _fail(f"error: {error}", WRONG, debug)
     except KeyboardInterrupt:
-        print("interrupted; the same command continues where it stopped", file=sys.stderr)
+        streams.complain("interrupted; the same command continues where it stopped")
         return INTERRUPTED
-    except BrokenPipeError:
-        # Whoever read our output has gone; there is nobody left to tell.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return BROKEN_PIPE
     except OSError as error:
         # The disk is full, a folder has gone: nothing of ours, but the user has to know which.
         return _fail(
@@ -50,7 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _fail(line: str, status: int, debug: bool) -> int:
     if debug:
         traceback.print_exc()
-    print(line, file=sys.stderr)
+    streams.complain(line)
     return status
 
 
@@ -60,6 +65,8 @@ def _settle(debug: bool) -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     # A scheduler that wants its node back sends SIGTERM; that is an interruption like any other.
     signal.signal(signal.SIGTERM, _interrupt)
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, _interrupt)
     if debug:
         logging.basicConfig(level=logging.INFO, stream=sys.stderr)
         return
@@ -68,8 +75,12 @@ def _settle(debug: bool) -> None:
     logging.disable(logging.CRITICAL)
 
 
+class _Interrupted(KeyboardInterrupt):
+    """Python remembers a KeyboardInterrupt that it met in `exec`, and dies of it even if it was caught."""
+
+
 def _interrupt(signum: int, frame: object) -> None:
-    raise KeyboardInterrupt
+    raise _Interrupted
 
 
 def _predict(options: argparse.Namespace) -> int:
@@ -81,7 +92,7 @@ def _predict(options: argparse.Namespace) -> int:
     settings = Settings(**given)
     with Reporter(quiet=options.quiet) as reporter:
         result = predict(settings, reporter)
-    if not options.quiet:
+    if result.jobs and not options.quiet:
         render_result(result)
     return result.exit_status
 

@@ -9,7 +9,10 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from flashbias_fold import __version__
+from flashbias_fold.cli.streams import say
 from flashbias_fold.errors import UsageError
+
+_MOST_SHOWN = 60  # letters of a wrong value
 
 _MAIN_EPILOG = """\
 examples:
@@ -69,6 +72,9 @@ class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         raise UsageError(f"{message} (see {self.prog} --help)")
 
+    def _print_message(self, message: str, file: object = None) -> None:
+        say(message, end="")
+
 
 def build_parser() -> argparse.ArgumentParser:
     """The whole command line."""
@@ -97,8 +103,8 @@ def _add_predict(commands: Any) -> None:
         description=_PREDICT_DESCRIPTION,
         epilog=_PREDICT_EPILOG,
     )
-    command.add_argument("input", metavar="INPUT", type=Path, help="JSON or FASTA file, or a folder of them")
-    command.add_argument("--out", metavar="DIR", type=Path, required=True, help="folder for the results")
+    command.add_argument("input", metavar="INPUT", type=_path, help="JSON or FASTA file, or a folder of them")
+    command.add_argument("--out", metavar="DIR", type=_path, required=True, help="folder for the results")
     model = command.add_argument_group("model")
     model.add_argument(
         "--model",
@@ -213,15 +219,24 @@ def _add_common(command: argparse.ArgumentParser) -> None:
     )
 
 
+def _path(text: str) -> Path:
+    # What `"$UNSET"` gives; Path would make the working directory of it.
+    if not text:
+        raise argparse.ArgumentTypeError("expected a path, got an empty string")
+    return Path(text)
+
+
 def _seeds(text: str) -> tuple[int, ...]:
-    if not re.fullmatch(r"\s*\d+\s*(,\s*\d+\s*)*", text, re.ASCII):
+    if not re.fullmatch(r"\s*\d{1,20}\s*(,\s*\d{1,20}\s*)*", text, re.ASCII):
         raise argparse.ArgumentTypeError(
-            f"expected whole numbers separated by commas, such as 101,102, got '{text}'"
+            f"expected whole numbers separated by commas, such as 101,102, got '{text[:_MOST_SHOWN]}'"
         )
     return tuple(int(seed) for seed in text.split(","))
 
 
 def _count(text: str) -> int:
-    if not re.fullmatch(r"0*[1-9]\d{0,8}", text, re.ASCII):
-        raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, got '{text}'")
+    if not re.fullmatch(r"0{0,9}[1-9]\d{0,8}", text, re.ASCII):
+        raise argparse.ArgumentTypeError(
+            f"expected a whole number from 1 to 999999999, got '{text[:_MOST_SHOWN]}'"
+        )
     return int(text)

@@ -3,7 +3,8 @@
 Nothing here imports torch or Protenix, and rdkit and Biopython only when a file needs them.
 """
 
+from flashbias_fold.inputs.alignments import NO_ALIGNMENT
 from flashbias_fold.inputs.jobs import ComponentCatalog, InputSet, Job, Rejected
 from flashbias_fold.inputs.load import load_inputs
 
-__all__ = ["ComponentCatalog", "InputSet", "Job", "Rejected", "load_inputs"]
+__all__ = ["NO_ALIGNMENT", "ComponentCatalog", "InputSet", "Job", "Rejected", "load_inputs"]

@@ -26,6 +26,8 @@ ALIGNMENT_FIELDS = {
 }
 _OLD_FILES = {"pairedMsaPath": "pairing.a3m", "unpairedMsaPath": "non_pairing.a3m"}
 
+NO_ALIGNMENT = "no alignment for this protein chain: predicted from its sequence alone"
+
 _ROW = re.compile(r"[A-Za-z.-]*")
 _INSERTIONS = str.maketrans("", "", string.ascii_lowercase + ".")
 _UNKNOWN_RESIDUE = {"proteinChain": "X", "rnaSequence": "XN"}
@@ -44,7 +46,7 @@ def read_alignments(info: Mapping[str, Any], entity: str, sequence: str, place: 
     if entity == "proteinChain":
         given |= _read_old_form(info.get("msa"), sequence, place, taken=bool(given))
         if not given:
-            place.warn("no alignment for this protein chain: predicted from its sequence alone")
+            place.warn(NO_ALIGNMENT)
         if info.get("templatesPath"):
             given["templatesPath"] = _read_templates(info["templatesPath"], place.at("templatesPath"))
     return given

@@ -22,6 +22,11 @@ ERROR = "error.json"
 RUN = "run.json"
 SUMMARY = "summary.csv"
 LOCK = ".flashbias-fold.lock"
+# The files of ours that are written beside and then renamed.
+_WRITTEN = (
+    RUN, SUMMARY, f"*/{REPORT}", f"*/{ERROR}", "*/msa/*.json", f"*/seed_*/{REPORT}",
+    "*/seed_*/predictions/*_sample_*",
+)  # fmt: skip
 _SUMMARY_COLUMNS = (
     "name", "seed", "sample", "ptm", "iptm", "plddt", "ranking_score", "has_clash",
     "n_token", "model", "demo_model", "bias", "wall_s", "cif",
@@ -37,6 +42,7 @@ class OutputFolder:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._lock: io.TextIOWrapper | None = None
+        self._reports: dict[str, dict[str, Any]] = {}
 
     def __enter__(self) -> OutputFolder:
         try:
@@ -60,6 +66,7 @@ class OutputFolder:
         self._lock.write(f"process {os.getpid()} on {socket.gethostname()}\n")
         self._lock.flush()
         self._sweep()
+        self._reports = {report["name"]: report for report in self._find_reports()}
         return self
 
     def __exit__(
@@ -70,29 +77,37 @@ class OutputFolder:
         self._lock.close()
 
     def _sweep(self) -> None:
-        """Remove what a killed run left half-written."""
-        for partial in self.path.rglob(f"*{PARTIAL}"):
-            partial.unlink(missing_ok=True)
+        """Remove what a killed run left half-written, and nothing that is the user's."""
+        for pattern in _WRITTEN:
+            for partial in self.path.glob(f"{pattern}{PARTIAL}"):
+                partial.unlink(missing_ok=True)
 
     def job(self, name: str) -> JobFolder:
         """The folder of one job."""
         return JobFolder(self.path / name)
 
-    def reports(self) -> Iterator[dict[str, Any]]:
-        """The reports of all complete jobs, by name."""
-        for path in sorted(self.path.glob(f"*/{REPORT}")):
-            report = read_json(path)
-            if isinstance(report, dict) and isinstance(report.get("samples"), list):
+    def _find_reports(self) -> Iterator[dict[str, Any]]:
+        for path in self.path.glob(f"*/{REPORT}"):
+            report = JobFolder(path.parent).report()
+            if report is not None and report.get("name") == path.parent.name:
                 yield report
 
+    def note(self, report: dict[str, Any]) -> None:
+        """A job is complete; the summary will have it."""
+        self._reports[report["name"]] = report
+
+    def forget(self, name: str) -> None:
+        """A job's results are about to be replaced."""
+        self._reports.pop(name, None)
+
     def write_summary(self) -> None:
-        """`summary.csv`: a row for each sample of every complete job in the folder."""
+        """`summary.csv`: a row for each sample of every complete job in the folder, by name."""
         text = io.StringIO()
         table = csv.DictWriter(text, _SUMMARY_COLUMNS, extrasaction="ignore", lineterminator="\n")
         table.writeheader()
-        for report in self.reports():
+        for name, report in sorted(self._reports.items()):
             for sample in report["samples"]:
-                table.writerow({**report, **sample, "cif": f"{report['name']}/{sample['cif']}"})
+                table.writerow({**report, **sample, "cif": f"{name}/{sample['cif']}"})
         write_atomic(self.path / SUMMARY, text.getvalue())
 
 
@@ -104,17 +119,11 @@ class JobFolder:
 
     def report(self) -> dict[str, Any] | None:
         """The job's report, if it is there and every file that it lists is too."""
-        report = read_json(self.path / REPORT)
-        if not isinstance(report, dict) or not isinstance(report.get("samples"), list):
-            return None
-        return report if all(self._has(sample) for sample in report["samples"]) else None
+        return self._complete(read_json(self.path / REPORT))
 
     def seed_record(self, seed: int) -> dict[str, Any] | None:
         """What an earlier run noted of a seed that it finished."""
-        record = read_json(self.path / f"seed_{seed}" / REPORT)
-        if not isinstance(record, dict) or not isinstance(record.get("samples"), list):
-            return None
-        return record if all(self._has(sample) for sample in record["samples"]) else None
+        return self._complete(read_json(self.path / f"seed_{seed}" / REPORT))
 
     def seed_records(self) -> Iterator[dict[str, Any]]:
         """The records of every finished seed, in order."""
@@ -124,18 +133,28 @@ class JobFolder:
             if record is not None:
                 yield record
 
-    def _has(self, sample: Any) -> bool:
-        return isinstance(sample, dict) and (self.path / str(sample.get("cif"))).is_file()
+    def _complete(self, report: Any) -> dict[str, Any] | None:
+        """A report of ours whose files are all there; somebody else's lists none."""
+        files = report.get("files") if isinstance(report, dict) else None
+        if not isinstance(files, list) or not files:
+            return None
+        return report if all((self.path / str(file)).is_file() for file in files) else None
 
-    def publish_seed(self, seed: int, finished: Path) -> None:
+    def publish_seed(self, seed: int, finished: Path) -> list[str]:
         """Move the files of a finished seed from where they were written to where they belong.
 
         They were written elsewhere because a file must not be seen half-written under its final name.
+        Returns where they are now, from this folder.
         """
         folder = self.path / f"seed_{seed}" / "predictions"
         folder.mkdir(parents=True, exist_ok=True)
-        for source in sorted(finished.iterdir()):
+        # What an attempt left that was never finished: it may have been asked for more samples than this.
+        for leftover in folder.glob("*_sample_*"):
+            leftover.unlink()
+        sources = sorted(finished.iterdir())
+        for source in sources:
             write_atomic(folder / source.name, source.read_bytes())
+        return [f"seed_{seed}/predictions/{source.name}" for source in sources]
 
     def write_seed_record(self, seed: int, record: dict[str, Any]) -> None:
         """Note that a seed is done; written last."""
@@ -144,6 +163,10 @@ class JobFolder:
     def write_report(self, report: dict[str, Any]) -> None:
         """Note that the job is done; written last."""
         write_json(self.path / REPORT, report)
+        self.forget_error()
+
+    def forget_error(self) -> None:
+        """The job is complete, whatever happened to it before."""
         (self.path / ERROR).unlink(missing_ok=True)
 
     def write_error(self, error: dict[str, Any]) -> None:
@@ -157,4 +180,4 @@ class JobFolder:
         for folder in self.path.glob("seed_*"):
             (folder / REPORT).unlink(missing_ok=True)
             shutil.rmtree(folder)
-        (self.path / ERROR).unlink(missing_ok=True)
+        self.forget_error()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
 from types import TracebackType
@@ -89,7 +90,8 @@ class Reporter:
         self._last_line = time.monotonic()
         if self._display:
             self._display.write(text)
-        else:
+            return
+        with contextlib.suppress(OSError):  # whoever read this has gone; the results count, not this
             print(text, file=self._stream, flush=True)
 
 
@@ -102,7 +104,7 @@ class _Live:
 
         self._console = Console(file=stream)
         self._progress = Progress(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
             MofNCompleteColumn(),
             TimeElapsedColumn(),

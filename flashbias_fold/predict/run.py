@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import datetime
+import errno
 import platform
 import sys
 import tempfile
@@ -17,13 +19,15 @@ from typing import Any
 from flashbias_fold import __version__
 from flashbias_fold.errors import FlashbiasError, InputError, JobError, SetupError
 from flashbias_fold.files import write_json
-from flashbias_fold.inputs import InputSet, Job, Rejected, load_inputs
-from flashbias_fold.pairformer import Plan
+from flashbias_fold.inputs import NO_ALIGNMENT, InputSet, Job, Rejected, load_inputs
 from flashbias_fold.predict.folder import RUN, JobFolder, OutputFolder
 from flashbias_fold.predict.progress import Reporter
 from flashbias_fold.predict.settings import Settings, identity, run_defaults
+from flashbias_fold.protenix_adapter import environment
+from flashbias_fold.protenix_adapter.components import open_components
 from flashbias_fold.protenix_adapter.models import Model, build_config, find_model
 
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 _REPORTED_VERSIONS = ("protenix", "torch", "triton", "numpy", "rdkit", "biotite", "cuequivariance-torch")
 
 
@@ -33,8 +37,9 @@ class RunResult:
 
     Attributes:
         out: The output folder.
-        jobs: Job name -> `done`, `skipped`, `failed` or `invalid`.
+        jobs: Job name -> `done`, `skipped` or `failed`.
         reports: Reports of the jobs that are complete, whether done now or before.
+        rejected: How many jobs could not be read.
     """
 
     out: Path
@@ -59,17 +64,21 @@ def predict(settings: Settings, reporter: Reporter | None = None) -> RunResult:
     """
     reporter = reporter or Reporter(quiet=True)
     model = find_model(settings.model)
-    settings, device = _decided(settings, model)
-    if model.banner:
-        reporter.line(model.banner)
-    components = _components()
+    components = open_components()
+    # Before torch and Protenix's model are imported: a mistake in the input is answered at once.
     inputs = load_inputs(settings.input, components)
-    inputs = _that_fit(inputs, settings, model, device)
+    device = None
+    if inputs.jobs:
+        environment.prepare()
+        settings, device = _decided(settings, model)
+        inputs = _that_fit(inputs, settings, model, device)
     result = RunResult(settings.out, rejected=len(inputs.rejected))
     for rejected in inputs.rejected:
         reporter.error(f"error: {rejected.error}")
     if not inputs.jobs:
         return result
+    if model.banner:
+        reporter.line(model.banner)
     with OutputFolder(settings.out) as folder:
         return _Run(settings, model, device, inputs, folder, reporter, components, result).go()
 
@@ -103,7 +112,6 @@ class _Run:
         """Do every job, and leave the folder describing itself whatever happens."""
         self.note_rejected()
         pending = [job for job in self.inputs.jobs if not self.skip(job)]
-        status = "failed"
         try:
             if pending:
                 self.load_model()
@@ -111,18 +119,23 @@ class _Run:
             for job in pending:
                 self.do(job)
                 self.write_run("running")
-            status = "done"
-        except KeyboardInterrupt:
-            status = "interrupted"
+        except BaseException as error:
+            # What stopped the run is what the user has to know, not that this cannot be noted either.
+            with contextlib.suppress(OSError):
+                self.write_run("interrupted" if isinstance(error, KeyboardInterrupt) else "failed")
             raise
-        finally:
-            self.write_run(status)
+        self.write_run("done")
         return self.result
 
     def note_rejected(self) -> None:
         for rejected in self.inputs.rejected:
             if rejected.name is not None and self.folder.job(rejected.name).report() is None:
-                self.folder.job(rejected.name).write_error(_error_json(rejected.error))
+                self.note_error(rejected.name, rejected.error)
+
+    def note_error(self, name: str, error: Exception) -> None:
+        """`error.json` of a job; where a file stands in the place of its folder there can be none."""
+        with contextlib.suppress(FileExistsError, NotADirectoryError):
+            self.folder.job(name).write_error(_error_json(error))
 
     def skip(self, job: Job) -> bool:
         """Whether the job's outputs are complete; says so, and in which settings they differ."""
@@ -131,13 +144,20 @@ class _Run:
             return False
         if not set(_seeds(self.settings, job)) <= {sample.get("seed") for sample in report["samples"]}:
             return False
-        made, wanted = report.get("settings", {}), identity(self.settings, job.document)
-        self.reporter.line(f"{job.name}: already complete, skipped{_difference(made, wanted)}")
+        try:
+            wanted = identity(self.settings, job.document)
+        except OSError:  # a file that the input names has gone since it was read; `do` says so
+            return False
+        difference = _difference(report["settings"], wanted)
+        hint = f" ({difference}; --overwrite predicts it again)" if difference else ""
+        self.reporter.line(f"{job.name}: already complete, skipped{hint}")
+        self.folder.job(job.name).forget_error()
         self.result.jobs[job.name] = "skipped"
         self.result.reports.append(report)
         return True
 
     def load_model(self) -> None:
+        from flashbias_fold.pairformer import Plan
         from flashbias_fold.protenix_adapter.engine import Engine
 
         start = time.perf_counter()
@@ -163,15 +183,17 @@ class _Run:
         """One job; an error of its own is noted and the run goes on."""
         seeds = ", ".join(str(seed) for seed in _seeds(self.settings, job))
         self.reporter.job(job.name, f"{job.n_token} tokens, {job.n_atom} atoms, seeds {seeds}")
-        for warning in job.warnings:
+        for warning in self.warnings(job):
             self.reporter.line(f"    {job.name}: {warning}")
         folder = self.folder.job(job.name)
         try:
             report = self.predict_job(job, folder)
-        except (SetupError, OSError):
+        except SetupError:
             raise  # the next job would meet it too
         except Exception as error:
-            folder.write_error(_error_json(error))
+            if isinstance(error, OSError) and error.errno in _NO_ROOM:
+                raise  # the next job would meet it too
+            self.note_error(job.name, error)
             self.result.jobs[job.name] = "failed"
             self.reporter.error(f"error: job '{job.name}': {_one_line(error)}")
             self.reporter.job_done("failed")
@@ -185,12 +207,14 @@ class _Run:
 
     def predict_job(self, job: Job, folder: JobFolder) -> dict[str, Any]:
         wanted = identity(self.settings, job.document)
+        folder.path.mkdir(parents=True, exist_ok=True)  # now, not after hours of prediction
         if self.settings.overwrite:
             folder.clear()
+            self.folder.forget(job.name)
         for record in folder.seed_records():
-            if record.get("settings") != wanted:
+            if record["settings"] != wanted:
                 raise JobError(
-                    f"{folder.path} holds results{_difference(record.get('settings', {}), wanted)}; "
+                    f"{folder.path} holds results {_difference(record['settings'], wanted)}; "
                     "add --overwrite, or choose another --out"
                 )
         document = self.with_alignments(job, folder)
@@ -200,7 +224,12 @@ class _Run:
                 self.predict_seed(job, document, seed, folder, wanted)
         report = _job_report(list(folder.seed_records()))
         folder.write_report(report)
+        self.folder.note(report)
         return report
+
+    def warnings(self, job: Job) -> list[str]:
+        """What to say of a job beforehand; chains without an alignment may be given one by a server."""
+        return [text for text in job.warnings if self.settings.msa_server is None or NO_ALIGNMENT not in text]
 
     def with_alignments(self, job: Job, folder: JobFolder) -> dict[str, Any]:
         """The job with alignments from a server, where one was asked for."""
@@ -225,7 +254,7 @@ class _Run:
             samples = write_prediction(
                 prediction, job.name, seed, Path(scratch), formats=formats, pae=self.settings.write_pae
             )
-            folder.publish_seed(seed, Path(scratch, "predictions"))
+            files = folder.publish_seed(seed, Path(scratch, "predictions"))
         end = time.perf_counter()
         predictions = f"seed_{seed}/predictions"
         record = {
@@ -244,11 +273,12 @@ class _Run:
             "peak_memory_bytes": prediction.peak_memory_bytes,
             "peak_process_memory_bytes": prediction.peak_process_memory_bytes,
             "chunk_size": prediction.chunk_size,
-            "warnings": list(job.warnings),
+            "warnings": self.warnings(job),
             "samples": [
                 {"seed": seed, **dataclasses.asdict(sample), "cif": f"{predictions}/{sample.cif}"}
                 for sample in samples
             ],
+            "files": files,
             "settings": wanted,
             "versions": _versions(),
         }
@@ -256,6 +286,8 @@ class _Run:
 
     def write_run(self, status: str) -> None:
         """`run.json` and `summary.csv` as they stand."""
+        from flashbias_fold.pairformer import Plan
+
         rejected = [
             {"name": rejected.name, "error": str(rejected.error)} for rejected in self.inputs.rejected
         ]
@@ -317,15 +349,6 @@ def _seeds(settings: Settings, job: Job) -> tuple[int, ...]:
     return settings.seeds or job.seeds or tuple(run_defaults().seeds)
 
 
-def _components() -> Any:
-    from flashbias_fold.protenix_adapter import environment
-
-    environment.prepare()
-    from flashbias_fold.protenix_adapter.components import open_components
-
-    return open_components()
-
-
 def _that_fit(inputs: InputSet, settings: Settings, model: Model, device: Any) -> InputSet:
     """Reject the jobs that cannot fit the memory at hand or the format, before anything is loaded."""
     config = build_config(model)
@@ -382,10 +405,12 @@ def _job_report(records: list[dict[str, Any]]) -> dict[str, Any]:
         "peak_memory_bytes": max(record["peak_memory_bytes"] for record in records),
         "peak_process_memory_bytes": max(record["peak_process_memory_bytes"] for record in records),
         "samples": [sample for record in records for sample in record["samples"]],
+        "files": [file for record in records for file in record["files"]],
     }
 
 
 def _difference(made: dict[str, Any], wanted: dict[str, Any]) -> str:
+    """In which settings results differ from what is wanted, in words; nothing if in none."""
     changed = [key for key in wanted if made.get(key) != wanted[key]]
     if not changed:
         return ""
@@ -393,14 +418,15 @@ def _difference(made: dict[str, Any], wanted: dict[str, Any]) -> str:
         "another input" if key == "input_sha256" else f"{key} {made.get(key)} instead of {wanted[key]}"
         for key in changed
     )
-    return f" made with {shown}"
+    return f"made with {shown}"
 
 
 def _error_json(error: Exception) -> dict[str, Any]:
     known = isinstance(error, FlashbiasError)
+    kind = "file" if isinstance(error, OSError) else "unexpected"
     return {
         "error": _one_line(error),
-        "kind": error.kind if isinstance(error, FlashbiasError) else "unexpected",
+        "kind": error.kind if isinstance(error, FlashbiasError) else kind,
         "file": getattr(error, "file", None),
         "job": getattr(error, "job", None),
         "field": getattr(error, "field", None),
@@ -411,6 +437,8 @@ def _error_json(error: Exception) -> dict[str, Any]:
 
 
 def _one_line(error: Exception) -> str:
+    if isinstance(error, OSError) and error.filename:
+        return f"{error.filename}: {error.strerror}"
     text = " ".join(str(error).split()) or type(error).__name__
     return text if isinstance(error, FlashbiasError) else f"unexpected {type(error).__name__}: {text}"
 

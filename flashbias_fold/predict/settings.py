@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -77,6 +78,9 @@ class Settings:
                 raise UsageError(f"--seeds: expected numbers from 0 to {MAX_SEED}, got {seed}")
         if self.seeds is not None and len(set(self.seeds)) != len(self.seeds):
             raise UsageError("--seeds: a seed is given twice")
+        if os.path.realpath(self.input) == os.path.realpath(self.out):
+            # The next run would take reports for inputs.
+            raise UsageError("--out: expected another place than INPUT")
 
     def as_dict(self) -> dict[str, Any]:
         """For `run.json`."""

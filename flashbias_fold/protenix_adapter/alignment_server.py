@@ -9,12 +9,14 @@ from __future__ import annotations
 import copy
 import json
 import os
+import shutil
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 from typing import Any
 
-from flashbias_fold.errors import JobError
+from flashbias_fold.errors import JobError, SetupError
 from flashbias_fold.files import read_json, write_json
 
 HOST_VARIABLE = "MMSEQS_SERVICE_HOST_URL"
@@ -23,6 +25,8 @@ TIME_LIMIT_S = 3600
 _CONNECT_LIMIT_S = 10
 _FAILURE_MARKS = ("MMSEQS2 failed", "Failed in searching MSA", "Traceback")
 _ALIGNMENT_FIELDS = ("pairedMsa", "unpairedMsa", "pairedMsaPath", "unpairedMsaPath")
+_KEPT = "alignments.json"
+_REQUEST, _ANSWER = "request.json", "answer.json"
 
 
 def lacks_alignment(chain: dict[str, Any]) -> bool:
@@ -46,51 +50,81 @@ def add_alignments(
     chains = [chain for chain in chains if lacks_alignment(chain)]
     if not chains:
         return document
-    found = _kept(folder)
-    if any(chain["sequence"] not in found for chain in chains):
-        host = os.environ.get(HOST_VARIABLE) or HOSTS[mode]
-        found = _search([chain["sequence"] for chain in chains], folder, mode, host, time_limit_s)
+    sequences = sorted({chain["sequence"] for chain in chains})
+    found = _kept(folder, sequences) or _search(sequences, folder, mode, time_limit_s)
     for chain in chains:
         chain.update(found[chain["sequence"]])
     return document
 
 
-def _kept(folder: Path) -> dict[str, dict[str, str]]:
-    kept = read_json(folder / "alignments.json") or {}
-    complete = all(Path(path).is_file() for fields in kept.values() for path in fields.values())
-    return kept if complete else {}
+def _kept(folder: Path, sequences: list[str]) -> dict[str, dict[str, str]] | None:
+    """What an earlier run found for these chains: others would have other paired alignments."""
+    kept = read_json(folder / _KEPT)
+    if not isinstance(kept, dict) or sorted(kept) != sequences:
+        return None
+    found = {
+        sequence: {field: str(folder.resolve() / path) for field, path in fields.items()}
+        for sequence, fields in kept.items()
+    }
+    complete = all(Path(path).is_file() for fields in found.values() for path in fields.values())
+    return found if complete else None
 
 
-def _search(
-    sequences: list[str], folder: Path, mode: str, host: str, time_limit_s: float
-) -> dict[str, dict[str, str]]:
+def _search(sequences: list[str], folder: Path, mode: str, time_limit_s: float) -> dict[str, dict[str, str]]:
+    host = os.environ.get(HOST_VARIABLE) or HOSTS[mode]
+    if mode == "protenix" and host != HOSTS[mode]:
+        raise SetupError(
+            f"--msa-server protenix is Protenix's own server and no other, but {HOST_VARIABLE} names {host}: "
+            "unset it, or use --msa-server colabfold"
+        )
     _check_reachable(host)
-    folder.mkdir(parents=True, exist_ok=True)
-    request = {"sequences": [{"proteinChain": {"sequence": sequence}} for sequence in sequences]}
-    command = [sys.executable, "-m", __name__, json.dumps(request), str(folder), mode]
+    # Afresh: Protenix's client takes what a failed search has left for an answer.
+    work = folder.resolve() / "search"
+    shutil.rmtree(work, ignore_errors=True)
+    work.mkdir(parents=True)
+    # In a file, since every user of a machine may read the arguments of a process.
+    write_json(work / _REQUEST, {"sequences": [{"proteinChain": {"sequence": each}} for each in sequences]})
     try:
         done = subprocess.run(
-            command,
+            # -P: the working directory must not hide Protenix's packages.
+            [sys.executable, "-P", "-m", __name__, str(work), mode],
             env={**os.environ, HOST_VARIABLE: host},
+            stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
+            errors="replace",
             timeout=time_limit_s,
             check=False,
         )
     except subprocess.TimeoutExpired:
         raise JobError(f"alignment server {host} gave no alignment within {time_limit_s:.0f} s") from None
     if done.returncode != 0 or any(mark in done.stdout for mark in _FAILURE_MARKS):
-        lines = [line for line in (done.stdout + done.stderr).splitlines() if line.strip()]
-        raise JobError(f"alignment server {host} failed: {lines[-1] if lines else 'it said nothing'}")
-    answer = json.loads((folder / "answer.json").read_text())
+        said = done.stdout + done.stderr
+        raise JobError(f"alignment server {host} failed: {_first_error(said)}") from RuntimeError(said)
     found = {}
-    for entity in answer["sequences"]:
+    for entity in json.loads((work / _ANSWER).read_text())["sequences"]:
         chain = entity["proteinChain"]
         if lacks_alignment(chain):
             raise JobError(f"alignment server {host} gave no alignment for {chain['sequence'][:20]}...")
         found[chain["sequence"]] = {field: chain[field] for field in _ALIGNMENT_FIELDS if field in chain}
-    write_json(folder / "alignments.json", found)
+    # Relative to the folder, which may be moved.
+    write_json(
+        folder / _KEPT,
+        {
+            sequence: {field: str(Path(path).relative_to(folder.resolve())) for field, path in fields.items()}
+            for sequence, fields in found.items()
+        },
+    )
     return found
+
+
+def _first_error(said: str) -> str:
+    """The exception of the first traceback that the client printed; further ones follow from it."""
+    lines = [line for line in said.splitlines() if line.strip()]
+    start = next((index for index, line in enumerate(lines) if line.startswith("Traceback")), None)
+    if start is None:
+        return lines[-1] if lines else "it said nothing"
+    return next((line for line in lines[start + 1 :] if not line.startswith(" ")), lines[-1])
 
 
 def _check_reachable(host: str) -> None:
@@ -103,14 +137,23 @@ def _check_reachable(host: str) -> None:
         raise JobError(f"alignment server {host} cannot be reached: {type(error).__name__}") from error
 
 
-def _main(request: str, folder: str, mode: str) -> None:
+def _main(work: str, mode: str) -> None:
+    """Ask the server; in a process of its own."""
     from flashbias_fold.protenix_adapter import environment
 
     environment.prepare()
     from runner.msa_search import update_seq_msa
 
-    answer = update_seq_msa(json.loads(request), str(Path(folder).resolve()), mode)
-    Path(folder, "answer.json").write_text(json.dumps(answer))
+    # An archive from a server writes nowhere but where it is unpacked (Python 3.14's default).
+    tarfile.TarFile.extraction_filter = staticmethod(tarfile.data_filter)
+    folder = Path(work)
+    answer = update_seq_msa(json.loads((folder / _REQUEST).read_text()), work, mode)
+    for index, entity in enumerate(answer["sequences"]):
+        # Where ColabFold's paired alignments are written, and Protenix does not look for them.
+        paired = folder / "complex" / str(index) / "pairing.a3m"
+        if paired.is_file():
+            entity["proteinChain"]["pairedMsaPath"] = str(paired)
+    write_json(folder / _ANSWER, answer)
 
 
 if __name__ == "__main__":

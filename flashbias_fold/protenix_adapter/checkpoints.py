@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import pickle
+import re
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -30,7 +30,10 @@ def load_weights(model: nn.Module, path: Path, *, trust: bool = False) -> None:
     # Training wraps the model, and the wrapper's name stays in front of every key.
     state = {key.removeprefix("module."): value for key, value in state.items()}
     _check_match(model.state_dict(), state, path)
-    model.load_state_dict(state)
+    try:
+        model.load_state_dict(state)
+    except RuntimeError as error:
+        raise SetupError(f"{path} holds tensors that can be no weights: sparse, or without data") from error
 
 
 def _read_torch(path: Path, trust: bool) -> Mapping[str, Tensor]:
@@ -38,17 +41,21 @@ def _read_torch(path: Path, trust: bool) -> Mapping[str, Tensor]:
         # Mapped, not read, where the format allows: a checkpoint need not fit the memory a second time.
         mapped = zipfile.is_zipfile(path)
         checkpoint = torch.load(path, map_location="cpu", weights_only=not trust, mmap=mapped)
-    except pickle.UnpicklingError as error:
-        if "GLOBAL" in str(error):  # torch's word for a name in the pickle that is not on its list
-            raise SetupError(
-                f"{path} holds more than tensors and was not opened, since that can run code; "
-                "if you trust where it came from, add --trust-checkpoint"
-            ) from error
-        raise SetupError(f"{path} is not a checkpoint that torch can read: {error}") from error
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, AttributeError, ImportError) as error:
-        raise SetupError(f"{path} is not a checkpoint that torch can read: {error}") from error
+    except OSError as error:
+        raise SetupError(f"{path} cannot be read: {error.strerror or error}") from error
+    except Exception as error:  # a damaged pickle raises whatever its bytes happen to mean
+        # torch's words for a name in the pickle that is not on its list.
+        foreign = re.search(r"\bGLOBAL (\S+)", str(error))
+        if foreign is None:
+            raise SetupError(f"{path} is damaged, or no checkpoint: torch cannot read it") from error
+        raise SetupError(
+            f"{path} holds more than tensors ({foreign[1]}) and was not opened, since that can run code; "
+            "if you trust where it came from, add --trust-checkpoint"
+        ) from error
     state = checkpoint.get("model") if isinstance(checkpoint, Mapping) else None
-    if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
+    if not isinstance(state, Mapping) or not all(
+        isinstance(key, str) and isinstance(value, Tensor) for key, value in state.items()
+    ):
         raise SetupError(
             f"{path} is not a Protenix checkpoint: expected a dictionary with the weights under 'model'"
         )
@@ -62,7 +69,7 @@ def _read_safetensors(path: Path) -> Mapping[str, Tensor]:
     try:
         return load_file(path)
     except (SafetensorError, OSError) as error:
-        raise SetupError(f"{path} is not a safetensors file that can be read: {error}") from error
+        raise SetupError(f"{path} is damaged, or no safetensors file: {error}") from error
 
 
 def _check_match(expected: Mapping[str, Tensor], found: Mapping[str, Tensor], path: Path) -> None:

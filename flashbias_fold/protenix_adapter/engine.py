@@ -17,13 +17,10 @@ from flashbias_fold.pairformer import Plan
 from flashbias_fold.protenix_adapter import environment, swap
 from flashbias_fold.protenix_adapter.checkpoints import load_weights
 from flashbias_fold.protenix_adapter.features import Features, featurize, seed_everything
-from flashbias_fold.protenix_adapter.kernels import stock_kernels
-from flashbias_fold.protenix_adapter.memory import DeviceMemory
+from flashbias_fold.protenix_adapter.kernels import stock_kernels, usable_dtype
+from flashbias_fold.protenix_adapter.memory import CHUNK_LADDER, DeviceMemory, chunk_rows
 from flashbias_fold.protenix_adapter.models import Model, build_config
 
-# Rows attended at once, from roomy to tight, tried in turn when the device runs out of memory.
-# None leaves the choice to Protenix, which makes it by the number of tokens.
-CHUNK_LADDER: tuple[int | None, ...] = (None, 128, 32)
 _DEMO_SEED = 20  # any number: a random initialisation must be the same one everywhere
 
 
@@ -75,7 +72,8 @@ class Engine:
         model: Which model.
         plan: How its attention layers are computed.
         device: Where.
-        dtype: `bf16`, `fp16` or `fp32`: the autocast type on a GPU; a CPU computes in fp32, as Protenix does.
+        dtype: `bf16`, `fp16` or `fp32`: the autocast type on a GPU. A CPU, and a card older than compute
+            capability 8.0, computes in fp32, as in Protenix.
         samples: Structures for each seed.
         steps: Denoising steps; the model's own number by default.
         cycles: Recycling cycles; the model's own number by default.
@@ -97,10 +95,15 @@ class Engine:
         trust_checkpoint: bool = False,
     ) -> None:
         environment.prepare()
+        if device.type != "cuda" and environment.uses_cuda_layernorm():
+            raise SetupError(
+                "Protenix's LayerNorm is the CUDA kernel, which cannot run on the CPU: "
+                "export LAYERNORM_TYPE=torch, or hide the GPU with CUDA_VISIBLE_DEVICES="
+            )
         self.model = model
         self.device = device
         self.config = build_config(model)
-        self.dtype = dtype if device.type == "cuda" else "fp32"
+        self.dtype = usable_dtype(device, dtype)
         self.config.dtype = self.dtype
         self.config.sample_diffusion.N_sample = samples
         self.config.sample_diffusion.N_step = steps or self.config.sample_diffusion.N_step
@@ -112,32 +115,40 @@ class Engine:
         self.network = self._build(trust_checkpoint)
         self.swap = swap.apply(self.network, plan)
         self._chunks = self.config.infer_setting.to_dict()
+        self._own_chunk: int | None = None
 
     def _build(self, trust_checkpoint: bool) -> nn.Module:
         from protenix.model.protenix import Protenix
 
-        with environment.swallow_stdout(), _generators_kept(self.device):
+        checkpoint = self.model.checkpoint
+        if checkpoint is None and not self.model.is_demo:
+            raise SetupError(f"no weights of {self.model.name}")
+        initial = uninitialised() if checkpoint else contextlib.nullcontext()
+        with environment.swallow_stdout(), _generators_kept(self.device), initial:
             seed_everything(_DEMO_SEED)
             network = Protenix(self.config)
-        if self.model.checkpoint is not None:
-            verify(self.model.checkpoint)
-            load_weights(network, self.model.checkpoint, trust=trust_checkpoint)
-        elif not self.model.is_demo:
-            raise SetupError(f"no weights of {self.model.name}")
+        if checkpoint is not None:
+            verify(checkpoint)
+            load_weights(network, checkpoint, trust=trust_checkpoint)
         return network.eval().to(self.device)
 
     def predict(self, document: dict[str, Any], seed: int, observer: Observer | None = None) -> Prediction:
         """Predict one job with one seed; the result depends on nothing else.
 
-        Where the device runs out of memory the whole seed is repeated with smaller chunks, so that the
-        random numbers, and with them the structure, are those of a run that had the room.
+        Where the device runs out of memory the whole seed is repeated with smaller chunks. The trunk then
+        draws the random numbers of a run that had the room; samples are drawn one at a time, so theirs
+        come in another order.
         """
+        failure = ""
         for chunk_size in CHUNK_LADDER:
+            if chunk_size is not None and self._own_chunk is not None and chunk_size > self._own_chunk:
+                continue  # larger than what has just failed
             try:
                 return self._attempt(document, seed, observer or Silence(), chunk_size)
             except (torch.cuda.OutOfMemoryError, RuntimeError) as error:
                 if not _is_out_of_memory(error):
                     raise
+                # The error itself, whose traceback holds every tensor of the attempt, ends with this block.
                 failure = str(error)
             if self.device.type == "cuda":
                 torch.cuda.empty_cache()
@@ -193,6 +204,7 @@ class Engine:
             raise JobError(f"{n_token} tokens: {error}") from error
         settings = self.config.infer_setting
         settings.update(self._chunks)
+        self._own_chunk = chunk_rows(self.config, n_token)
         if chunk_size is not None:
             settings.dynamic_chunk_size = False
             settings.chunk_size = chunk_size
@@ -273,6 +285,23 @@ class _StageHooks:
 
 
 @contextlib.contextmanager
+def uninitialised() -> Iterator[None]:
+    """Models built here hold whatever is in memory, for a checkpoint that has every one of their weights.
+
+    Protenix draws its initial weights through scipy, which takes most of a minute for a base model.
+    """
+    from protenix.model.modules import primitives
+    from protenix.model.triangular import layers
+
+    draw = layers.trunc_normal_init_
+    layers.trunc_normal_init_ = primitives.trunc_normal_init_ = lambda *_, **__: None
+    try:
+        yield
+    finally:
+        layers.trunc_normal_init_ = primitives.trunc_normal_init_ = draw
+
+
+@contextlib.contextmanager
 def _generators_kept(device: torch.device) -> Iterator[None]:
     """Building a model draws random numbers; the caller's generators are put back."""
     import random
@@ -280,10 +309,12 @@ def _generators_kept(device: torch.device) -> Iterator[None]:
     import numpy as np
 
     states = random.getstate(), np.random.get_state()
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        yield
-    random.setstate(states[0])
-    np.random.set_state(states[1])
+    try:
+        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+            yield
+    finally:
+        random.setstate(states[0])
+        np.random.set_state(states[1])
 
 
 def _is_out_of_memory(error: BaseException) -> bool:
@@ -293,5 +324,6 @@ def _is_out_of_memory(error: BaseException) -> bool:
     return not isinstance(error, FlashbiasError) and (
         "can't allocate memory" in text
         or "CUDA out of memory" in text
+        or "CUDA error: out of memory" in text
         or "CUBLAS_STATUS_ALLOC_FAILED" in text
     )

@@ -7,9 +7,15 @@ import io
 import logging
 import os
 import shutil
+import sys
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
+
+from flashbias_fold.errors import SetupError
+
+# What torchrun leaves in the environment, and Protenix reads when it is imported.
+_RANK_VARIABLES = ("WORLD_SIZE", "LOCAL_WORLD_SIZE", "RANK", "LOCAL_RANK")
 
 
 def cuda_toolkit() -> Path | None:
@@ -22,25 +28,49 @@ def cuda_toolkit() -> Path | None:
 
 
 def has_nvidia_gpu() -> bool:
-    """Whether the NVIDIA driver shows a device here (asked without importing torch)."""
-    return Path("/dev/nvidia0").exists() or Path("/dev/dxg").exists()
+    """Whether the NVIDIA driver shows a device here that is not hidden (asked without importing torch)."""
+    if os.environ.get("CUDA_VISIBLE_DEVICES", "0").strip() in ("", "-1"):
+        return False
+    # A container may be given any one of a machine's devices, so it need not be the first.
+    return any(Path("/dev").glob("nvidia[0-9]*")) or Path("/dev/dxg").exists()
 
 
 @cache
 def prepare() -> None:
     """Choose the LayerNorm before Protenix is imported, and keep its logging to itself.
 
-    Protenix compiles a CUDA LayerNorm when it is first used unless LAYERNORM_TYPE says otherwise. Without
-    a GPU or a CUDA toolkit that can only fail, so torch's own is taken there. A value that the user has
-    set stays.
+    Protenix compiles a CUDA LayerNorm when it is imported unless LAYERNORM_TYPE says otherwise. Without a
+    GPU or a CUDA toolkit that can only fail, so torch's own is taken there. A value that the user has set
+    stays.
+
+    Raises:
+        SetupError: Protenix, or something that it needs, cannot be imported.
     """
     if "LAYERNORM_TYPE" not in os.environ and not (has_nvidia_gpu() and cuda_toolkit()):
         os.environ["LAYERNORM_TYPE"] = "torch"
-    # A process of ours is never one rank of a torchrun job, whatever the shell was left with.
-    os.environ.pop("WORLD_SIZE", None)
-    with quiet_root_logger():
-        import runner.dumper
-        import runner.inference  # noqa: F401
+    try:
+        with quiet_root_logger(), _compiler_on_stderr(), _single_process():
+            import runner.dumper
+            import runner.inference  # noqa: F401
+    except ImportError as error:
+        raise SetupError(f"Protenix cannot be imported: {error}; mend with: make install") from error
+    except (RuntimeError, OSError) as error:
+        if not uses_cuda_layernorm():
+            raise
+        raise SetupError(
+            f"Protenix's CUDA LayerNorm could not be compiled: {error}; "
+            "to do without it: export LAYERNORM_TYPE=torch"
+        ) from error
+
+
+@contextlib.contextmanager
+def _single_process() -> Iterator[None]:
+    """A process of ours is never one rank of a torchrun job, whatever the shell was left with."""
+    left = {name: os.environ.pop(name) for name in _RANK_VARIABLES if name in os.environ}
+    try:
+        yield
+    finally:
+        os.environ.update(left)
 
 
 @contextlib.contextmanager
@@ -62,7 +92,28 @@ def swallow_stdout() -> Iterator[None]:
         yield
 
 
+@contextlib.contextmanager
+def _compiler_on_stderr() -> Iterator[None]:
+    """Send what the compiler of the CUDA LayerNorm writes to the descriptor itself to standard error."""
+    if not uses_cuda_layernorm():
+        yield
+        return
+    sys.stdout.flush()
+    kept = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        yield
+    finally:
+        sys.stdout.flush()
+        os.dup2(kept, 1)
+        os.close(kept)
+
+
+def uses_cuda_layernorm() -> bool:
+    """Whether Protenix was told to use its CUDA LayerNorm, or not told at all."""
+    return os.environ.get("LAYERNORM_TYPE", "fast_layernorm") == "fast_layernorm"
+
+
 def layernorm_kind() -> str:
     """Which LayerNorm Protenix was told to use, in words."""
-    chosen = os.environ.get("LAYERNORM_TYPE", "fast_layernorm")
-    return "Protenix's CUDA kernel (compiled at first use)" if chosen == "fast_layernorm" else "torch"
+    return "Protenix's CUDA kernel (compiled at first use)" if uses_cuda_layernorm() else "torch"

@@ -78,16 +78,16 @@ def featurize(document: dict[str, Any], config: Any) -> Features:
             dataset = InferenceDataset(config)
             data, atom_array, error = dataset[0]
     if error:
-        # Protenix gives "message:\ntraceback"; the user gets the first line, --debug the whole.
-        raise JobError(f"Protenix could not featurise the job: {_first_line(error)}") from RuntimeError(error)
+        # The user gets one line, --debug the whole.
+        raise JobError(f"Protenix could not featurise the job: {_one_line(error)}") from RuntimeError(error)
     return Features(data, atom_array)
 
 
-def _first_line(error: str) -> str:
-    for line in reversed(error.strip().splitlines()):
-        if line and not line.startswith((" ", "Traceback")):
-            return line
-    return error
+def _one_line(error: str) -> str:
+    """The exception's type and message, of Protenix's "message:\\ntraceback"."""
+    message, _, trace = error.partition(":\nTraceback (most recent call last):\n")
+    kind = trace.rstrip().removesuffix(message.rstrip()).rpartition("\n")[2]
+    return f"{kind}{message}"
 
 
 @contextlib.contextmanager
@@ -96,11 +96,20 @@ def _esm_files_in(folder: str, config: Any) -> Iterator[None]:
     if not config.esm.enable:
         yield
         return
-    wanted = Path(config.load_checkpoint_dir)
-    if not any(wanted.glob("esm2_t36_3B_UR50D*.pt")):
-        raise SetupError(
-            f"model {config.model_name} needs ESM weights in {wanted}; "
-            f"get them with: flashbias-fold fetch {config.model_name}"
-        )
+    _check_esm_weights(config)
     with contextlib.chdir(folder):
         yield
+
+
+def _check_esm_weights(config: Any) -> None:
+    """Without them Protenix would download them, unasked."""
+    from protenix.data.esm.compute_esm import ESM_CONFIG
+
+    weights = Path(config.load_checkpoint_dir, ESM_CONFIG[config.esm.model_name]["model_path"])
+    needed = (weights, weights.with_stem(f"{weights.stem}-contact-regression"))
+    missing = [path.stem for path in needed if not path.is_file()]
+    if missing:
+        raise SetupError(
+            f"model {config.model_name} needs ESM weights, and {weights.parent} lacks some; get them with: "
+            + " && ".join(f"flashbias-fold fetch {name}" for name in missing)
+        )

@@ -7,6 +7,9 @@ from dataclasses import dataclass
 
 import torch
 
+# Below this compute capability there is no arithmetic in bf16 and Protenix falls back to plain kernels.
+_BF16_CAPABILITY = 8
+
 
 @dataclass(frozen=True)
 class StockKernels:
@@ -28,11 +31,17 @@ def stock_kernels(device: torch.device) -> StockKernels:
     if device.type != "cuda":
         return StockKernels("torch", "torch", "cuEquivariance needs an NVIDIA GPU")
     major, minor = torch.cuda.get_device_capability(device)
-    if major < 8:
-        # Protenix's own rule for such cards.
+    if major < _BF16_CAPABILITY:
         return StockKernels("torch", "torch", f"compute capability {major}.{minor} is below 8.0")
     if importlib.util.find_spec("cuequivariance_torch") is None:
         return StockKernels("torch", "torch", "cuequivariance_torch is not installed")
     if importlib.util.find_spec("cuequivariance_ops_torch") is None:
         return StockKernels("torch", "torch", "cuequivariance_ops_torch is not installed")
     return StockKernels("cuequivariance", "cuequivariance", "Protenix's default")
+
+
+def usable_dtype(device: torch.device, asked: str) -> str:
+    """The autocast type that is really used, by Protenix's own rules: fp32 on a CPU and on old cards."""
+    if device.type != "cuda" or torch.cuda.get_device_capability(device)[0] < _BF16_CAPABILITY:
+        return "fp32"
+    return asked

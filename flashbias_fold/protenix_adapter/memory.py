@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import resource
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 
+# Rows attended at once, from roomy to tight, tried in turn when the device runs out of memory.
+# None leaves the choice to Protenix, which makes it by the number of tokens.
+CHUNK_LADDER: tuple[int | None, ...] = (None, 128, 32)
 _CLEAR_PEAK = "5"  # what Linux wants written to clear_refs to reset the peak of the resident set
 
 
@@ -38,19 +42,48 @@ class DeviceMemory:
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
-def available_bytes(device: torch.device) -> int:
-    """Memory that a run may use: of the GPU, or of the machine within its cgroup's limit."""
+def available_bytes(
+    device: torch.device, *, proc: Path = Path("/proc"), cgroups: Path = Path("/sys/fs/cgroup")
+) -> int:
+    """Memory that a run may use: of the GPU, or of the machine within the limits of its cgroups.
+
+    Args:
+        device: Where the run is.
+        proc: Where the kernel's files on processes and memory are.
+        cgroups: Where those on cgroups are.
+    """
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[1]
-    limits = [int(line.split()[1]) * 1024 for line in _lines("/proc/meminfo") if line.startswith("MemTotal:")]
-    for limit in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
-        limits += [int(line) for line in _lines(limit) if line.strip().isdigit()]
+    limits = [
+        int(line.split()[1]) * 1024 for line in _lines(proc / "meminfo") if line.startswith("MemTotal:")
+    ]
+    for file in _cgroup_files(_lines(proc / "self" / "cgroup"), cgroups):
+        limits += [int(line) for line in _lines(file) if line.strip().isdigit()]
     return min(limits, default=2**63 - 1)
 
 
-def _lines(path: str) -> list[str]:
+def _cgroup_files(groups: list[str], root: Path) -> Iterator[Path]:
+    """The files with the limits of the process's cgroup and of each one above it (version 2, and 1)."""
+    for group in groups:
+        _, _, rest = group.partition(":")
+        controllers, _, path = rest.partition(":")
+        if controllers == "":
+            top, name = root, "memory.max"
+        elif "memory" in controllers.split(","):
+            top, name = root / "memory", "memory.limit_in_bytes"
+        else:
+            continue
+        folder = top / path.lstrip("/")
+        # In a container the path may be the one outside, and only the top is there: it is the container's.
+        for above in (folder, *folder.parents):
+            yield above / name
+            if above == top:
+                break
+
+
+def _lines(path: Path) -> list[str]:
     try:
-        return Path(path).read_text().splitlines()
+        return path.read_text().splitlines()
     except OSError:
         return []
 
@@ -65,7 +98,7 @@ _HIDDEN_TENSORS = 4  # queries, keys, values and gate of a triangle attention
 _PAIR_HEADS_WIDTH = 128  # channels of each of these, heads times head dimension
 _LOGITS = 64 * 4 * 2  # bytes a pair and sample: bins of the two error matrices
 _SCORE_TENSORS = 2  # scores and weights, where attention keeps them
-_PAIR_HEADS = 4
+_HEAD_WIDTH = 32
 
 
 def estimate_bytes(
@@ -87,15 +120,16 @@ def estimate_bytes(
     pair = _PAIR_FEATURES + width * (_PAIR_TENSORS * c_z + _HIDDEN_TENSORS * hidden) + samples * _LOGITS
     total = n_token * _PER_TOKEN + n_token**2 * pair + (0 if on_gpu else _PROCESS)
     if scores_kept:
-        rows = min(n_token, _chunk_rows(config, n_token))
-        total += _SCORE_TENSORS * rows * _PAIR_HEADS * n_token**2 * width
+        # A GPU that runs out of memory says so, and smaller chunks are tried; the system kills a process.
+        rows = min(n_token, (CHUNK_LADDER[-1] if on_gpu else chunk_rows(config, n_token)) or n_token)
+        total += _SCORE_TENSORS * rows * (hidden // _HEAD_WIDTH) * n_token**2 * width
     return total
 
 
-def _chunk_rows(config: Any, n_token: int) -> int:
-    """How many rows Protenix attends at once at this size."""
+def chunk_rows(config: Any, n_token: int) -> int | None:
+    """How many rows Protenix attends at once at this size; None for all of them."""
     thresholds = {int(tokens): rows for tokens, rows in config.infer_setting.chunk_size_thresholds.items()}
     for tokens in sorted(thresholds):
         if n_token <= tokens:
-            return n_token if thresholds[tokens] == -1 else int(thresholds[tokens])
+            return None if thresholds[tokens] == -1 else int(thresholds[tokens])
     return 32

@@ -54,20 +54,23 @@ class Model:
             "predictions get official weights: flashbias-fold fetch protenix_base_default_v1.0.0"
         )
 
-    @property
-    def uses_esm(self) -> bool:
-        """Whether the model reads ESM embeddings, computed from a language model's weights."""
-        return bool(self.overrides.get("esm", {}).get("enable", False))
-
 
 def protenix_root() -> Path:
-    """Where Protenix keeps its files: `$PROTENIX_ROOT_DIR`, by default the home folder."""
-    return Path(os.environ.get("PROTENIX_ROOT_DIR") or Path.home())
+    """Where Protenix keeps its files: `$PROTENIX_ROOT_DIR`, by default the home folder.
+
+    Protenix's own configuration has the value of the moment of its import; what is used here is this one.
+    """
+    return Path(os.environ.get("PROTENIX_ROOT_DIR") or Path.home()).absolute()
+
+
+def checkpoint_folder() -> Path:
+    """Where official weights lie, those of models and of the language models that some need."""
+    return protenix_root() / "checkpoint"
 
 
 def checkpoint_path(name: str) -> Path:
     """Where the official weights of a model lie, or would lie."""
-    return protenix_root() / "checkpoint" / f"{name}.pt"
+    return checkpoint_folder() / f"{name}.pt"
 
 
 def official_names() -> list[str]:
@@ -119,6 +122,7 @@ def build_config(model: Model) -> Any:
     _merge(tree, model.overrides)
     config = parse_configs(tree, fill_required_with_null=True)
     config.model_name = model.name
+    config.load_checkpoint_dir = str(checkpoint_folder())
     return config
 
 

@@ -52,7 +52,7 @@ def write_prediction(
     samples = []
     for index, rank in enumerate(int(rank) for rank in dumper._get_ranker_indices(output)):
         cif = folder / "predictions" / f"{name}_sample_{rank}.cif"
-        _mend_block_name(cif)
+        _mend_names(cif, name)
         if "pdb" in formats:
             write_pdb(cif, cif.with_suffix(".pdb"))
         if "cif" not in formats:
@@ -64,12 +64,21 @@ def write_prediction(
     return sorted(samples, key=lambda sample: sample.sample)
 
 
-def _mend_block_name(cif: Path) -> None:
-    """Protenix names the data block after the file, and CIF allows no blanks in such a name."""
-    first, _, rest = cif.read_text().partition("\n")
-    allowed = re.sub(r"[^!-~]", "_", first)
-    if allowed != first:
-        cif.write_text(f"{allowed}\n{rest}")
+def _mend_names(cif: Path, name: str) -> None:
+    """Protenix names the data block and the entry after the job, in ways that CIF does not always allow."""
+    block, _, rest = cif.read_text().split("\n#\n", 2)
+    block = re.sub(r"[^!-~]", "_", block)
+    cif.write_text("\n#\n".join((block, f"_entry.id   {_cif_value(name)}", rest)))
+
+
+def _cif_value(text: str) -> str:
+    """`text` as a value that every reader of CIF takes for one, quoted where it has to be."""
+    text = re.sub(r"[^ -~]", "_", text)
+    reserved = re.match(r"(data|save|loop|stop|global)_", text, re.IGNORECASE)
+    if re.fullmatch(r"[A-Za-z0-9][!#-&(-~]*", text) and not reserved:
+        return text
+    quote = "'" if "'" not in text else '"'
+    return quote + text.replace(quote, "_") + quote
 
 
 def _sample(summary: dict[str, Any], rank: int, structure: str) -> Sample:

@@ -6,11 +6,13 @@ import logging
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from flashbias_fold.errors import SetupError
 from flashbias_fold.protenix_adapter.components import job_codes, open_components, sources, store
 from flashbias_fold.protenix_adapter.components.dictionary import read_codes, read_tables
 from flashbias_fold.protenix_adapter.components.jobs import AMINO_ACIDS
@@ -458,11 +460,17 @@ class TestConformers:
         assert not positions[~mol.ref_mask].any()
 
     def test_the_attempts_are_limited(self, tables, embedding):
-        limits = {}
-        for code in ("ALA", "CDL"):
-            embedding(lambda mol, options, code=code: limits.update({code: options.maxIterations}) or -1)
-            build_molecule(code, tables[code])
-        assert limits == {"ALA": 130, "CDL": 500}
+        attempts = []
+        embedding(lambda mol, options: attempts.append((options.randomSeed, options.maxIterations)) or -1)
+        assert build_molecule("ALA", tables["ALA"]).ref_conf_type == "idea"
+        assert attempts == [(42, 25), (43, 50), (44, 55)]  # ten for each of its 13 atoms
+
+    @pytest.mark.parametrize("code", ["DEU", "PNI"])
+    def test_a_hopeless_embedding_is_given_up(self, code):
+        # rdkit alone would try these two for half a minute.
+        start = time.process_time()
+        assert build_molecule(code, read_tables([code])[code]).ref_conf_type == "idea"
+        assert time.process_time() - start < 15
 
     def test_odd_components(self, tables):
         assert build_molecule("UNL", tables["UNL"]).atom_map == {}
@@ -474,6 +482,11 @@ class TestConformers:
         atoms = {**tables["ALA"]["chem_comp_atom"], "type_symbol": ["Qq"] * 13}
         assert build_molecule("BAD", {**tables["ALA"], "chem_comp_atom": atoms}) is None
         assert "BAD" in caplog.text
+
+    def test_a_missing_library_is_no_fault_of_the_component(self, tables, monkeypatch):
+        monkeypatch.setitem(sys.modules, "pdbeccdutils.core", None)
+        with pytest.raises(SetupError, match="pdbeccdutils"):
+            build_molecule("ALA", tables["ALA"])
 
     def test_the_process_is_left_as_it_was(self, tables):
         from rdkit import rdBase

@@ -13,7 +13,7 @@ Protenix is served through data alone: the module variables that hold its two fi
 `protenix_state`. Both are replaced by mappings that make a component on first use, so every code of the
 dictionary is always there, and Protenix's caches never remember a missing answer for a code that exists.
 `ensure` and `install_for` only bring forward, and do together, what would otherwise happen code by code:
-reading biotite's dictionary takes about a second however many components are taken from it.
+reading biotite's dictionary takes half a second however many components are taken from it.
 
 What was made is kept on disk (`store`), so a later process reads a small file for each component. Deleting
 that folder is always safe.

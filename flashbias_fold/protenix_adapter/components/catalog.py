@@ -84,7 +84,9 @@ class Components(ABC):
         self._serve()
         atoms = protenix_state.protenix_ccd().get_component_atom_array(code, keep_leaving_atoms=True)
         groups = atoms.central_to_leaving_groups
-        return groups and {atom: tuple(map(tuple, its_groups)) for atom, its_groups in groups.items()}
+        if groups is None:
+            return None
+        return {atom: tuple(map(tuple, its_groups)) for atom, its_groups in groups.items()}
 
     def kind(self, code: str) -> Kind:
         """What the component can be part of, by the same rule as Protenix's `get_mol_type`."""

@@ -14,15 +14,19 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from flashbias_fold.errors import SetupError
 from flashbias_fold.protenix_adapter.components.dictionary import Tables
 
 _LOG = logging.getLogger(__name__)
 
 _SEED = 42
-# Of 1,200 components drawn at random, 99% of those that rdkit can embed at all take fewer than 120 attempts;
-# some of the others would try for half a minute before they give up. A limit in seconds would make the
-# result depend on the machine.
-_MAX_ATTEMPTS = 500
+# How long rdkit may try. An attempt that finds no coordinates to start from costs next to nothing, and some
+# molecules need a thousand of them; one that fails later takes up to a quarter of a second, and of 6,500
+# components a single one succeeded after more than five of those. A limit in seconds would make the result
+# depend on the machine, so both kinds are counted, in batches that double as each has to be set up anew.
+_FIRST_BATCH = 25
+_ATTEMPTS_PER_ATOM = 10  # rdkit's own limit
+_MOST_LATE_FAILURES = 15
 
 # The conformers that pdbeccdutils gives every molecule, by number.
 _IDEAL, _MODEL = 0, 1
@@ -64,6 +68,10 @@ def build_molecule(code: str, tables: Tables) -> Molecule | None:
     """The reference molecule of a component, or None if none can be made of its definition."""
     try:
         return _build(code, tables)
+    except ImportError as error:
+        # rdkit's drawing code comes along with pdbeccdutils, and wants libraries of the X Window System.
+        hint = ": apt install libxrender1 libxext6" if "libX" in str(error) else ""
+        raise SetupError(f"chemical components cannot be made: {error}{hint}") from error
     except Exception as error:
         # The dictionary holds everything that was ever crystallised. Whatever rdkit makes of one component,
         # a job with another one goes on; Protenix meets the missing molecule if this one is used.
@@ -114,21 +122,36 @@ def _gemmi_value(text: str) -> str | bool | None:
 def _embed(mol: Any) -> int | None:
     """Add a conformer made by rdkit; its number, or None if that failed."""
     from rdkit import rdBase
+
+    attempts_left = _ATTEMPTS_PER_ATOM * mol.GetNumAtoms()
+    late_failures, batch, seed = 0, _FIRST_BATCH, _SEED
+    with rdBase.BlockLogs():  # it warns of every metal atom, on the terminal
+        while attempts_left > 0 and late_failures < _MOST_LATE_FAILURES:
+            try:
+                conf_id, late = _try_to_embed(mol, seed, min(batch, attempts_left))
+            except (RuntimeError, ValueError):
+                return None
+            if conf_id >= 0:
+                return conf_id if _is_finite(mol.GetConformer(conf_id)) else None
+            late_failures += late
+            attempts_left -= batch
+            batch *= 2
+            seed += 1
+    return None
+
+
+def _try_to_embed(mol: Any, seed: int, attempts: int) -> tuple[int, int]:
+    """The number of the new conformer, -1 if there is none, and how many attempts failed late."""
     from rdkit.Chem import rdDistGeom
 
     options: Any = rdDistGeom.ETKDGv3()
     options.clearConfs = False
-    options.randomSeed = _SEED
-    # rdkit's own limit is ten attempts for each atom.
-    options.maxIterations = min(_MAX_ATTEMPTS, 10 * mol.GetNumAtoms())
-    with rdBase.BlockLogs():  # it warns of every metal atom, on the terminal
-        try:
-            conf_id = rdDistGeom.EmbedMolecule(mol, options)
-        except (RuntimeError, ValueError):
-            return None
-    if conf_id < 0 or not _is_finite(mol.GetConformer(conf_id)):
-        return None
-    return conf_id
+    options.randomSeed = seed
+    options.maxIterations = attempts
+    options.trackFailures = True
+    conf_id = rdDistGeom.EmbedMolecule(mol, options)
+    # The counts are by cause, and the first cause is that there were no coordinates to start from.
+    return conf_id, sum(list(options.GetFailureCounts())[1:])
 
 
 def _is_finite(conformer: Any) -> bool:

@@ -92,7 +92,7 @@ def load_molecules(path: Path) -> dict[str, Any]:
     try:
         with path.open("rb") as file:
             content = _MoleculeUnpickler(file, path).load()
-    except (SetupError, MemoryError):
+    except SetupError:
         raise
     except Exception as error:
         # A damaged pickle can fail in any way that its opcodes can.

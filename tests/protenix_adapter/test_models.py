@@ -1,0 +1,210 @@
+"""The models that can be asked for, and their configurations against those of Protenix's own runner."""
+
+import copy
+import hashlib
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from processes import output_of
+
+from flashbias_fold.errors import SetupError, UsageError
+from flashbias_fold.pairformer import Plan
+from flashbias_fold.protenix_adapter import environment
+from flashbias_fold.protenix_adapter.engine import Engine
+from flashbias_fold.protenix_adapter.models import (
+    AUTO,
+    DEMO,
+    Model,
+    build_config,
+    checkpoint_path,
+    find_model,
+    official_names,
+    protenix_root,
+)
+
+DEFAULT = "protenix_base_default_v1.0.0"
+TINY = "protenix_tiny_default_v0.5.0"
+
+
+@pytest.fixture
+def on_disk(tmp_path, monkeypatch):
+    """Pretend that weights of these models are on disk."""
+    monkeypatch.setenv("PROTENIX_ROOT_DIR", str(tmp_path))
+
+    def put(*names):
+        for name in names:
+            checkpoint_path(name).parent.mkdir(exist_ok=True)
+            checkpoint_path(name).touch()
+
+    put()
+    return put
+
+
+def untrained_demo():
+    return Model(DEMO, find_model(DEMO).overrides, checkpoint=None)
+
+
+def test_every_model_of_protenix_can_be_found_and_no_other(on_disk):
+    from configs.configs_model_type import model_configs
+
+    on_disk(*model_configs)
+    assert sorted(official_names()) == sorted(model_configs)
+    for name in model_configs:
+        model = find_model(name)
+        assert (model.name, model.checkpoint) == (name, checkpoint_path(name))
+        assert not model.is_demo and model.banner is None
+
+
+def test_auto_takes_the_demonstration_where_no_official_weights_are_and_says_so(on_disk):
+    model = find_model(AUTO)
+    assert model.is_demo
+    assert model.banner.startswith("DEMONSTRATION")
+
+
+def test_auto_takes_official_weights_that_are_on_disk(on_disk):
+    on_disk(TINY)
+    model = find_model(AUTO)
+    assert model.name == TINY and model.banner is None
+
+
+def test_auto_prefers_the_model_that_protenix_takes_by_default(on_disk):
+    on_disk(*official_names())
+    assert find_model(AUTO).name == DEFAULT
+
+
+def test_auto_takes_neither_a_folder_nor_an_unfinished_download_for_weights(on_disk):
+    checkpoint_path(DEFAULT).mkdir(parents=True)
+    checkpoint_path(TINY).with_suffix(".pt.partial").touch()
+    assert find_model(AUTO).is_demo
+
+
+def test_the_demonstration_can_be_asked_for_beside_official_weights(on_disk):
+    on_disk(DEFAULT)
+    assert find_model(DEMO).is_demo
+
+
+def test_the_banner_tells_random_weights_from_trained_ones(tmp_path):
+    assert "random weights" in untrained_demo().banner
+    trained = Model(DEMO, {}, tmp_path / "demo.safetensors").banner
+    assert "not for science" in trained and "random" not in trained
+
+
+@pytest.mark.parametrize(
+    ("wrong", "right"),
+    [("protenix_base_default_v1.0", DEFAULT), ("Demo", DEMO), ("protenix-v3", "protenix-v2")],
+)
+def test_a_misspelt_name_is_answered_with_the_nearest(wrong, right):
+    with pytest.raises(
+        UsageError, match=f"unknown model '{wrong}'; did you mean {right}\\? known: auto, demo, "
+    ):
+        find_model(wrong)
+
+
+def test_a_name_like_no_other_is_answered_with_all():
+    with pytest.raises(UsageError, match=f"unknown model 'esmfold'; known: auto, demo, {DEFAULT}"):
+        find_model("esmfold")
+
+
+def test_missing_weights_name_the_command_that_gets_them(on_disk):
+    with pytest.raises(
+        SetupError, match=rf"no weights of {TINY} at .*; get them with: flashbias-fold fetch {TINY}"
+    ):
+        find_model(TINY)
+
+
+def test_protenix_root_dir_is_followed_also_after_protenix_was_imported(tmp_path, monkeypatch):
+    """Protenix's own configuration keeps the value of its import; features and weights must not part ways."""
+    build_config(untrained_demo())
+    monkeypatch.setenv("PROTENIX_ROOT_DIR", str(tmp_path))
+    assert checkpoint_path("x") == tmp_path / "checkpoint" / "x.pt"
+    assert build_config(untrained_demo()).load_checkpoint_dir == str(tmp_path / "checkpoint")
+
+
+def test_protenix_root_dir_is_the_home_folder_where_it_is_not_set_or_empty(monkeypatch):
+    monkeypatch.setenv("PROTENIX_ROOT_DIR", "")
+    assert protenix_root() == Path.home()
+    monkeypatch.delenv("PROTENIX_ROOT_DIR")
+    assert protenix_root() == Path.home()
+
+
+def test_a_relative_protenix_root_dir_survives_a_change_of_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PROTENIX_ROOT_DIR", "weights")
+    config = build_config(untrained_demo())
+    assert config.load_checkpoint_dir == str(tmp_path / "weights" / "checkpoint")
+
+
+@pytest.mark.parametrize("name", official_names())
+def test_the_configuration_is_the_one_that_protenix_runs_with(name, monkeypatch):
+    """`runner.inference.run` makes the configuration and hands it to `main`; here it goes no further."""
+    environment.prepare()
+    from configs.configs_model_type import model_configs
+    from runner import inference
+
+    made = []
+    for its_own in ("configs_base", "data_configs", "inference_configs"):  # it merges the model into them
+        monkeypatch.setattr(inference, its_own, copy.deepcopy(getattr(inference, its_own)))
+    monkeypatch.setattr(inference, "main", made.append)
+    monkeypatch.setattr(inference, "download_inference_cache", lambda config: None)
+    monkeypatch.setattr(sys, "argv", ["inference.py", "--model_name", name])
+    with environment.quiet_root_logger():
+        inference.run()
+    ours = build_config(Model(name, model_configs[name], checkpoint=None))
+    assert ours.to_dict() == made[0].to_dict()
+
+
+def test_making_a_configuration_leaves_those_of_protenix_alone():
+    from configs.configs_model_type import model_configs
+
+    before = repr(model_configs)
+    config = build_config(Model(TINY, model_configs[TINY], checkpoint=None))
+    config.model.pairformer.n_blocks = 1
+    config.sample_diffusion.N_step = 1
+    assert repr(model_configs) == before
+    assert build_config(Model(TINY, model_configs[TINY], checkpoint=None)).sample_diffusion.N_step == 5
+
+
+@pytest.fixture(scope="module")
+def demo():
+    """The demonstration model, untrained."""
+    return Engine(
+        untrained_demo(), Plan.for_bias("stock"), device=torch.device("cpu"), dtype="fp32", samples=1
+    ).network
+
+
+def test_the_demonstration_is_protenix_made_small(demo):
+    from protenix.model.triangular.triangular import TriangleAttention
+
+    parameters = sum(parameter.numel() for parameter in demo.parameters())
+    assert 5e6 < parameters < 6.5e6
+    # It ships in 16 bit, in at most 16 MiB.
+    assert 2 * parameters < 16 * 2**20
+    assert len(demo.pairformer_stack.blocks) >= 4
+    assert len(demo.msa_module.blocks) >= 1
+    attentions = [layer for layer in demo.modules() if isinstance(layer, TriangleAttention)]
+    assert len(attentions) >= 2 * (4 + 1)
+    assert {(layer.no_heads, layer.c_hidden) for layer in attentions} == {(4, 32)}
+
+
+def test_the_untrained_demonstration_is_the_same_in_every_process(demo):
+    code = """
+        import torch
+        from test_models import digest, untrained_demo
+        from flashbias_fold.pairformer import Plan
+        from flashbias_fold.protenix_adapter.engine import Engine
+        torch.manual_seed(12345)
+        plan, device = Plan.for_bias("stock"), torch.device("cpu")
+        print(digest(Engine(untrained_demo(), plan, device=device, dtype="fp32", samples=1).network))
+    """
+    here = Path(__file__).parent
+    assert output_of(code, path=here).strip() == digest(demo)
+
+
+def digest(network):
+    content = hashlib.sha256()
+    for name, value in network.state_dict().items():
+        content.update(name.encode())
+        content.update(value.numpy().tobytes())
+    return content.hexdigest()
