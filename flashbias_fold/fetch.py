@@ -25,7 +25,12 @@ from rich.progress import (
 from flashbias_fold.checksum import sidecar, verify
 from flashbias_fold.download import download
 from flashbias_fold.errors import UsageError
-from flashbias_fold.protenix_adapter.models import download_urls, official_names, protenix_root
+from flashbias_fold.protenix_adapter.models import (
+    download_urls,
+    language_model,
+    official_names,
+    protenix_root,
+)
 
 __all__ = ["download", "fetch", "names", "verify"]
 
@@ -33,10 +38,10 @@ MIRROR = "FLASHBIAS_FOLD_MIRROR"
 COMPONENTS = "components"
 _LINE_EVERY_S = 5.0
 
-# The language models that some checkpoints need, by the part of the checkpoint's name that says so.
+# The files of the language models that some checkpoints need, by Protenix's name for each.
 _LANGUAGE_MODELS = {
-    "esm": ("esm2_t36_3B_UR50D", "esm2_t36_3B_UR50D-contact-regression"),
-    "ism": ("esm2_t36_3B_UR50D_ism", "esm2_t36_3B_UR50D_ism-contact-regression"),
+    "esm2-3b": ("esm2_t36_3B_UR50D", "esm2_t36_3B_UR50D-contact-regression"),
+    "esm2-3b-ism": ("esm2_t36_3B_UR50D_ism", "esm2_t36_3B_UR50D_ism-contact-regression"),
 }
 _COMPONENT_FILES = ("ccd_components_file", "ccd_components_rdkit_mol_file")
 
@@ -106,7 +111,7 @@ def _urls(name: str) -> list[str]:
         close = difflib.get_close_matches(name, names(), n=1)
         hint = f" (did you mean '{close[0]}'?)" if close else ""
         raise UsageError(f"there is no model '{name}' to fetch{hint}; known are {', '.join(names())}")
-    needed = [key for part, keys in _LANGUAGE_MODELS.items() if part in name for key in keys]
+    needed = _LANGUAGE_MODELS[reads] if (reads := language_model(name)) else ()
     return [urls[key] for key in [name, *needed]]
 
 

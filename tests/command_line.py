@@ -77,12 +77,15 @@ def start(*arguments, env=None, **kwargs):
 def call(*arguments, check=None):
     """The command line in this process, which has imported everything already; what it sets is put back."""
     out, err = (io.TextIOWrapper(io.BytesIO(), encoding="utf-8", newline="") for _ in range(2))
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGALRM)
+    handlers = {number: signal.getsignal(number) for number in numbers}
+    hook = sys.unraisablehook
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), warnings.catch_warnings():
         try:
             status = main([str(argument) for argument in arguments])
         finally:
             logging.disable(logging.NOTSET)
+            sys.unraisablehook = hook
             for number, handler in handlers.items():
                 signal.signal(number, handler)
     stdout, stderr = (_content(stream) for stream in (out, err))

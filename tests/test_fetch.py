@@ -653,6 +653,7 @@ def test_fetch_puts_a_checkpoint_where_protenix_looks(server: Server, tmp_path: 
     [
         ("protenix_mini_esm_v0.5.0", "esm2_t36_3B_UR50D"),
         ("protenix_mini_ism_v0.5.0", "esm2_t36_3B_UR50D_ism"),
+        ("protenix_base_constraint_v0.5.0", "esm2_t36_3B_UR50D"),
     ],
 )
 def test_fetch_brings_the_language_model_that_a_checkpoint_needs(

@@ -5,13 +5,12 @@ from __future__ import annotations
 import argparse
 import logging
 import os
-import signal
 import sys
 import traceback
 import warnings
 from collections.abc import Sequence
 
-from flashbias_fold.cli import streams
+from flashbias_fold.cli import signals, streams
 from flashbias_fold.cli.parser import parse
 from flashbias_fold.errors import FlashbiasError
 
@@ -64,23 +63,13 @@ def _settle(debug: bool) -> None:
     # busy machine twenty times its time, and gain an idle one nothing.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     # A scheduler that wants its node back sends SIGTERM; that is an interruption like any other.
-    signal.signal(signal.SIGTERM, _interrupt)
-    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-        signal.signal(signal.SIGINT, _interrupt)
+    signals.catch()
     if debug:
         logging.basicConfig(level=logging.INFO, stream=sys.stderr)
         return
     warnings.simplefilter("ignore")
     # Protenix and rdkit log by the page; what a user has to know is said by us.
     logging.disable(logging.CRITICAL)
-
-
-class _Interrupted(KeyboardInterrupt):
-    """Python remembers a KeyboardInterrupt that it met in `exec`, and dies of it even if it was caught."""
-
-
-def _interrupt(signum: int, frame: object) -> None:
-    raise _Interrupted
 
 
 def _predict(options: argparse.Namespace) -> int:

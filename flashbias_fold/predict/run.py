@@ -228,12 +228,17 @@ class _Run:
         return report
 
     def warnings(self, job: Job) -> list[str]:
-        """What to say of a job beforehand; chains without an alignment may be given one by a server."""
-        return [text for text in job.warnings if self.settings.msa_server is None or NO_ALIGNMENT not in text]
+        """What to say of a job beforehand."""
+        if not self.model.reads_alignments:
+            said = [text for text in job.warnings if NO_ALIGNMENT not in text]
+            return [*said, f"{self.model.name} reads no alignments: those of the input are not used"]
+        if self.settings.msa_server is not None:  # which will give each chain one
+            return [text for text in job.warnings if NO_ALIGNMENT not in text]
+        return list(job.warnings)
 
     def with_alignments(self, job: Job, folder: JobFolder) -> dict[str, Any]:
         """The job with alignments from a server, where one was asked for."""
-        if self.settings.msa_server is None:
+        if self.settings.msa_server is None or not self.model.reads_alignments:
             return job.document
         from flashbias_fold.protenix_adapter.alignment_server import add_alignments
 
@@ -319,6 +324,8 @@ def _decided(settings: Settings, model: Model) -> tuple[Settings, Any]:
     """Fill in what the user left open, so that reports name what was really used."""
     import torch
 
+    from flashbias_fold.protenix_adapter.kernels import usable_dtype
+
     defaults = run_defaults()
     config = build_config(model)
     name = settings.device
@@ -326,23 +333,17 @@ def _decided(settings: Settings, model: Model) -> tuple[Settings, Any]:
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if name == "cuda" and not torch.cuda.is_available():
         raise SetupError("--device cuda: torch sees no CUDA device here (flashbias-fold doctor says why)")
+    device = torch.device(name)
     filled = settings.filled(
         model=model.name,
         device=name,
-        dtype=_dtype(settings.dtype, name),
+        dtype=usable_dtype(device, settings.dtype or "bf16"),
         samples=settings.samples or int(defaults.samples),
         steps=settings.steps or int(config.sample_diffusion.N_step),
         cycles=settings.cycles or int(config.model.N_cycle),
         format=settings.format or str(defaults.format),
     )
-    return filled, torch.device(name)
-
-
-def _dtype(asked: str | None, device: str) -> str:
-    """bf16 on a GPU, as in Protenix; a CPU always computes in fp32, also in Protenix."""
-    if device == "cpu":
-        return "fp32"
-    return asked or "bf16"
+    return filled, device
 
 
 def _seeds(settings: Settings, job: Job) -> tuple[int, ...]:
@@ -355,7 +356,7 @@ def _that_fit(inputs: InputSet, settings: Settings, model: Model, device: Any) -
     config.dtype = settings.dtype
     jobs, rejected = [], list(inputs.rejected)
     for job in inputs.jobs:
-        problem = _memory_problem(job, settings, config, device) or _format_problem(job, settings)
+        problem = _memory_problem(job, settings, model, config, device) or _format_problem(job, settings)
         if problem is None:
             jobs.append(job)
             continue
@@ -364,7 +365,7 @@ def _that_fit(inputs: InputSet, settings: Settings, model: Model, device: Any) -
     return InputSet(jobs=tuple(jobs), rejected=tuple(rejected))
 
 
-def _memory_problem(job: Job, settings: Settings, config: Any, device: Any) -> str | None:
+def _memory_problem(job: Job, settings: Settings, model: Model, config: Any, device: Any) -> str | None:
     from flashbias_fold.protenix_adapter.kernels import stock_kernels
     from flashbias_fold.protenix_adapter.memory import available_bytes, estimate_bytes
 
@@ -376,8 +377,12 @@ def _memory_problem(job: Job, settings: Settings, config: Any, device: Any) -> s
         device=device,
         scores_kept=settings.bias == "stock" and stock_kernels(device).attention == "torch",
     )
+    if model.checkpoint is not None:
+        needed += model.checkpoint.stat().st_size
     at_hand = available_bytes(device)
-    if needed <= at_hand:
+    # A GPU that has no room says so in time, and then smaller chunks are tried; a process that takes all of
+    # the machine's memory is killed, maybe with others. So the estimate's own error is allowed for on a GPU.
+    if needed <= at_hand * (2 if device.type == "cuda" else 1):
         return None
     return f"{job.n_token} tokens need about {_gib(needed)} on {device}, there are {_gib(at_hand)}"
 

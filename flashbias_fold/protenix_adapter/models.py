@@ -54,6 +54,11 @@ class Model:
             "predictions get official weights: flashbias-fold fetch protenix_base_default_v1.0.0"
         )
 
+    @property
+    def reads_alignments(self) -> bool:
+        """Whether the model looks at alignments; some read a language model's embeddings instead."""
+        return bool(self.overrides.get("use_msa", True))
+
 
 def protenix_root() -> Path:
     """Where Protenix keeps its files: `$PROTENIX_ROOT_DIR`, by default the home folder.
@@ -80,6 +85,14 @@ def official_names() -> list[str]:
 
     default = inference_configs["model_name"]
     return sorted(model_configs, key=lambda name: name != default)
+
+
+def language_model(name: str) -> str | None:
+    """The language model whose embeddings an official model reads, by Protenix's name for it."""
+    from configs.configs_model_type import model_configs
+
+    esm = model_configs[name].get("esm", {})
+    return esm["model_name"] if esm.get("enable") else None
 
 
 def download_urls() -> dict[str, str]:

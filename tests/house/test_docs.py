@@ -18,12 +18,12 @@ FOREIGN = {
 
 
 def commands():
-    subparsers = next(action for action in build_parser()._actions if hasattr(action, "choices") and action.choices)
-    return subparsers.choices
+    return next(action.choices for action in build_parser()._actions if action.choices)
 
 
 def options(parser):
-    return {name: action for action in parser._actions for name in action.option_strings if name.startswith("--")}
+    pairs = [(name, action) for action in parser._actions for name in action.option_strings]
+    return {name: action for name, action in pairs if name.startswith("--")}
 
 
 def test_the_table_of_options_is_complete_and_says_no_more():

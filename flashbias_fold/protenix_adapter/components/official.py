@@ -6,7 +6,6 @@ so it is read here by an unpickler that knows only what such a file holds.
 
 from __future__ import annotations
 
-import os
 import pickle
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -15,11 +14,12 @@ from typing import Any, Literal, NoReturn
 from flashbias_fold.errors import SetupError
 from flashbias_fold.protenix_adapter.components import protenix_state
 from flashbias_fold.protenix_adapter.components.catalog import Components
+from flashbias_fold.protenix_adapter.models import protenix_root
 
 
-def official_files(protenix_root: Path | None = None) -> tuple[Path, Path] | None:
+def official_files(folder: Path | None = None) -> tuple[Path, Path] | None:
     """The dictionary and the molecules in Protenix's folder, if both are there."""
-    root = protenix_root or Path(os.environ.get("PROTENIX_ROOT_DIR", Path.home()))
+    root = folder or protenix_root()
     definitions = root / "common" / "components.cif"
     molecules = root / "common" / "components.cif.rdkit_mol.pkl"
     return (definitions, molecules) if definitions.is_file() and molecules.is_file() else None
