@@ -28,7 +28,7 @@ FULL = (
     "--model",
     "demo",
     "--steps",
-    "20",
+    "8",
     "--cycles",
     "1",
     "--samples",

@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -21,6 +22,8 @@ os.environ["FLASHBIAS_FOLD_CACHE"] = os.environ.get("FLASHBIAS_FOLD_TEST_CACHE")
 )
 os.environ.setdefault("LAYERNORM_TYPE", "torch")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# A job in the background of a shell, as CI may be, ignores SIGINT, and so would every process that it starts.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture

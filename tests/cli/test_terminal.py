@@ -7,7 +7,7 @@ import signal
 import subprocess
 
 import pytest
-from command_line import COMMAND, DEMO_BANNER, TINY, assert_whole, environment, run, write_jobs
+from command_line import COMMAND, DEMO_BANNER, TINY, assert_whole, call, environment, write_jobs
 from conftest import SEQUENCE, protein
 
 HIDE, SHOW = "\x1b[?25l", "\x1b[?25h"
@@ -92,7 +92,7 @@ def test_an_interrupted_run_gives_the_terminal_back(jobs, tmp_path):
 
 
 def test_elsewhere_there_are_plain_lines(jobs):
-    done = run("predict", jobs, "--out", jobs.parent / "plain", *TINY, check=0)
+    done = call("predict", jobs, "--out", jobs.parent / "plain", *TINY, check=0)
     assert "\x1b" not in done.stdout + done.stderr
     assert "\r" not in done.stderr
     lines = done.stderr.splitlines()

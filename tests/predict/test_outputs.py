@@ -233,7 +233,7 @@ def test_run_json_has_arguments_versions_plan_and_the_status_of_every_job(out):
     assert content["status"] == "done"
     assert content["jobs"] == {"two words": "done", "plain": "done", "pair": "done"}
     arguments = content["arguments"]
-    assert (arguments["model"], arguments["bias"], arguments["steps"]) == ("demo", "flashbias", 20)
+    assert (arguments["model"], arguments["bias"], arguments["steps"]) == ("demo", "flashbias", 8)
     assert (arguments["samples"], arguments["format"], arguments["write_pae"]) == (2, "both", True)
     assert content["versions"].keys() >= {"flashbias-fold", "protenix", "torch", "python"}
     assert content["plan"]["name"] == "flashbias"
@@ -334,7 +334,7 @@ def odd(tmp_path_factory):
     folder = tmp_path_factory.mktemp("odd")
     jobs = write(folder / "jobs.json", *(protein(name, SEQUENCE[:4]) for name in ODD_NAMES))
     arguments = ("predict", jobs, "--out", folder / "out", *TINY)
-    return run(*arguments), run(*arguments), folder / "out"
+    return call(*arguments), call(*arguments), folder / "out"
 
 
 def test_jobs_with_odd_names_run_and_are_found_again(odd):
