@@ -18,6 +18,7 @@ from pathlib import Path
 from flashbias_fold.errors import SetupError
 
 _ENTRY = re.compile(r"^([0-9a-f]{64}) [ *]", re.MULTILINE | re.IGNORECASE)
+_QUICKLY_HASHED = 64 * 2**20
 
 
 def sidecar(path: Path) -> Path:
@@ -30,6 +31,19 @@ def keep(path: Path, content: Path) -> None:
     with content.open("rb") as handle:
         digest = hashlib.file_digest(handle, "sha256").hexdigest()
     _write(path, digest, _state(content))
+
+
+def identify(path: Path) -> str:
+    """What tells ``path`` from another file: its checksum where kept or quickly made, else its size."""
+    kept = sidecar(path)
+    entry = _ENTRY.search(kept.read_text(encoding="utf-8", errors="replace")) if kept.exists() else None
+    if entry is not None:
+        return f"sha256 {entry[1].lower()}"
+    size = path.stat().st_size
+    if size > _QUICKLY_HASHED:
+        return f"{size} bytes"
+    with path.open("rb") as handle:
+        return f"sha256 {hashlib.file_digest(handle, 'sha256').hexdigest()}"
 
 
 def verify(path: Path) -> None:

@@ -15,8 +15,10 @@ class FlashbiasError(Exception):
     kind = "error"
 
     def __init__(self, message: str) -> None:
-        # One line, always: a library's multi-line text must not break the promise of the command line.
-        super().__init__(" ".join(message.split()))
+        # One line, always: a library's multi-line text must not break the promise of the command line, and
+        # what a file's name or content holds must not steer the terminal.
+        line = " ".join(message.split())
+        super().__init__("".join(letter if letter.isprintable() else "?" for letter in line))
 
 
 class InputError(FlashbiasError):

@@ -105,6 +105,7 @@ class _Run:
         self.reporter = reporter
         self.components = components
         self.result = result
+        self.weights = model.weights
         self.started = _now()
         self.engine: Any = None
 
@@ -145,7 +146,7 @@ class _Run:
         if not set(_seeds(self.settings, job)) <= {sample.get("seed") for sample in report["samples"]}:
             return False
         try:
-            wanted = identity(self.settings, job.document)
+            wanted = identity(self.settings, self.weights, job.document)
         except OSError:  # a file that the input names has gone since it was read; `do` says so
             return False
         difference = _difference(report["settings"], wanted)
@@ -206,7 +207,7 @@ class _Run:
         )
 
     def predict_job(self, job: Job, folder: JobFolder) -> dict[str, Any]:
-        wanted = identity(self.settings, job.document)
+        wanted = identity(self.settings, self.weights, job.document)
         folder.path.mkdir(parents=True, exist_ok=True)  # now, not after hours of prediction
         if self.settings.overwrite:
             folder.clear()
@@ -419,10 +420,8 @@ def _difference(made: dict[str, Any], wanted: dict[str, Any]) -> str:
     changed = [key for key in wanted if made.get(key) != wanted[key]]
     if not changed:
         return ""
-    shown = ", ".join(
-        "another input" if key == "input_sha256" else f"{key} {made.get(key)} instead of {wanted[key]}"
-        for key in changed
-    )
+    digests = {"input_sha256": "another input", "weights": "other weights"}
+    shown = ", ".join(digests.get(key, f"{key} {made.get(key)} instead of {wanted[key]}") for key in changed)
     return f"made with {shown}"
 
 

@@ -101,10 +101,11 @@ def run_defaults() -> ConfigDict:
     return ConfigDict(yaml.safe_load(resource("configs", "run.yaml").read_text()))
 
 
-def identity(settings: Settings, document: dict[str, Any]) -> dict[str, Any]:
+def identity(settings: Settings, weights: str, document: dict[str, Any]) -> dict[str, Any]:
     """What results depend on besides the seed: two results with the same identity are the same."""
     chosen = {key: getattr(settings, key) for key in _IDENTITY}
-    return {**chosen, "input_sha256": hashlib.sha256(_canonical(document).encode()).hexdigest()}
+    digest = hashlib.sha256(_canonical(document).encode()).hexdigest()
+    return {**chosen, "weights": weights, "input_sha256": digest}
 
 
 def _canonical(document: dict[str, Any]) -> str:

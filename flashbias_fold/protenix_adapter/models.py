@@ -12,6 +12,7 @@ from typing import Any
 
 import yaml
 
+from flashbias_fold.checksum import identify
 from flashbias_fold.errors import SetupError, UsageError
 from flashbias_fold.resources import resource
 
@@ -53,6 +54,11 @@ class Model:
             "DEMONSTRATION model, not for science: it memorised a few dozen small domains. For real "
             "predictions get official weights: flashbias-fold fetch protenix_base_default_v1.0.0"
         )
+
+    @property
+    def weights(self) -> str:
+        """What tells these weights from others of the same name."""
+        return "random" if self.checkpoint is None else identify(self.checkpoint)
 
     @property
     def reads_alignments(self) -> bool:

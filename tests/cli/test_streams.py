@@ -70,16 +70,12 @@ def test_a_full_standard_output_is_one_line_and_status_1(jobs, out, arguments):
     assert done.stderr.splitlines()[-1] == "error: standard output: No space left on device"
 
 
-@pytest.mark.parametrize("closed", ["2>&-", "<&- >&- 2>&-"])
-def test_closed_streams_are_no_error_and_their_numbers_go_to_no_file(jobs, tmp_path, closed):
+def test_closed_streams_are_no_error_and_their_numbers_go_to_no_file(jobs, tmp_path):
     command = " ".join([*COMMAND, "predict", str(jobs), "--out", str(tmp_path / "out"), *TINY])
-    done = subprocess.run(
-        ["bash", "-c", f"{command} {closed}"], capture_output=True, text=True, check=False, env=environment()
-    )
+    done = subprocess.run(["bash", "-c", f"{command} <&- >&- 2>&-"], check=False, env=environment())
     assert done.returncode == 0
     assert run_json(tmp_path / "out")["jobs"] == {"one": "done"}
     assert (tmp_path / "out" / ".flashbias-fold.lock").read_text() == ""
-    assert "error" not in done.stdout + done.stderr
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])

@@ -208,3 +208,20 @@ def digest(network):
         content.update(name.encode())
         content.update(value.numpy().tobytes())
     return content.hexdigest()
+
+
+def test_weights_are_told_apart_by_their_content_and_large_ones_by_the_checksum_that_is_kept(tmp_path):
+    def weights(content, name="w.pt"):
+        path = tmp_path / name
+        path.write_bytes(content)
+        return Model("any", {}, path).weights
+
+    assert Model(DEMO, {}, None).weights == "random"
+    assert weights(b"one") == weights(b"one", "elsewhere.pt") != weights(b"two")
+    assert weights(b"one") == f"sha256 {hashlib.sha256(b'one').hexdigest()}"
+    large = tmp_path / "large.pt"
+    with large.open("wb") as file:
+        file.truncate(2**30)  # a hole: no bytes on disk, and too many to be read at every start
+    assert Model("any", {}, large).weights == f"{2**30} bytes"
+    Path(f"{large}.sha256").write_text("ab" * 32 + "  large.pt\n")
+    assert Model("any", {}, large).weights == f"sha256 {'ab' * 32}"
