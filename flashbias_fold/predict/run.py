@@ -230,12 +230,14 @@ class _Run:
 
     def warnings(self, job: Job) -> list[str]:
         """What to say of a job beforehand."""
+        said = list(job.warnings)
+        if self.settings.msa_server is not None or not self.model.reads_alignments:
+            said = [text for text in said if NO_ALIGNMENT not in text]
         if not self.model.reads_alignments:
-            said = [text for text in job.warnings if NO_ALIGNMENT not in text]
-            return [*said, f"{self.model.name} reads no alignments: those of the input are not used"]
-        if self.settings.msa_server is not None:  # which will give each chain one
-            return [text for text in job.warnings if NO_ALIGNMENT not in text]
-        return list(job.warnings)
+            said.append(f"{self.model.name} reads no alignments: those of the input are not used")
+        elif not self.settings.rna_msa and _has_rna_alignment(job.document):
+            said.append("the alignment of RNA is not used (--rna-msa uses it)")
+        return said
 
     def with_alignments(self, job: Job, folder: JobFolder) -> dict[str, Any]:
         """The job with alignments from a server, where one was asked for."""
@@ -413,6 +415,11 @@ def _job_report(records: list[dict[str, Any]]) -> dict[str, Any]:
         "samples": [sample for record in records for sample in record["samples"]],
         "files": [file for record in records for file in record["files"]],
     }
+
+
+def _has_rna_alignment(document: dict[str, Any]) -> bool:
+    chains = [entity["rnaSequence"] for entity in document["sequences"] if "rnaSequence" in entity]
+    return any(chain.get("unpairedMsa") or chain.get("unpairedMsaPath") for chain in chains)
 
 
 def _difference(made: dict[str, Any], wanted: dict[str, Any]) -> str:

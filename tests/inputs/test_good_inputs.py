@@ -126,7 +126,8 @@ def test_alignments_beside_the_json_and_in_the_working_directory(folder, compone
         ]
 
     beside = load_job(folder, document, components)
-    assert (paths(beside), beside.warnings) == (expected, ())
+    unused = tuple(f"sequences[{index}].proteinChain: templates are not used" for index in (0, 1))
+    assert (paths(beside), beside.warnings) == (expected, unused)
     monkeypatch.chdir(folder)
     assert paths(load_job(elsewhere, document, components)) == expected
 

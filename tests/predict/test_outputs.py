@@ -357,3 +357,19 @@ def test_every_reader_opens_a_structure_whatever_its_name(out, odd, name):
     assert len(pdbx.get_structure(pdbx.CIFFile.read(cif), model=1)) == report["n_atom"]
     assert len(list(MMCIFParser(QUIET=True).get_structure("x", cif).get_atoms())) == report["n_atom"]
     assert gemmi.cif.read(str(cif)).sole_block().find_value("_entry.id")
+
+
+def test_alignments_that_are_not_used_are_named(tmp_path):
+    strand = "ACGUACGUAC"
+    job = protein("both", SEQUENCE[:12])
+    job["sequences"].append(
+        {"rnaSequence": {"sequence": strand, "unpairedMsa": f">q\n{strand}\n>r\n{strand}\n"}}
+    )
+    jobs = write(tmp_path / "jobs.json", job)
+    unused = "the alignment of RNA is not used (--rna-msa uses it)"
+    call("predict", jobs, "--out", tmp_path / "out", *TINY, check=0)
+    report = report_of(tmp_path / "out", "both")
+    assert unused in report["warnings"]
+    assert report["n_msa"] == 2
+    call("predict", jobs, "--out", tmp_path / "used", *TINY, "--rna-msa", check=0)
+    assert unused not in report_of(tmp_path / "used", "both")["warnings"]
