@@ -1,4 +1,4 @@
-"""Protein structure prediction with Protenix, with the pair bias of its attention decomposed and fused.
+"""Protein structure prediction with Protenix, its pair-bias attention replaced, every stage timed.
 
 Importing this package is cheap on purpose: torch, Protenix and rdkit are imported by the modules that
 use them, so that ``flashbias-fold --help`` answers at once.

@@ -80,7 +80,7 @@ def build_parser() -> argparse.ArgumentParser:
     """The whole command line."""
     parser = _Parser(
         prog="flashbias-fold",
-        description="Protein structure prediction with Protenix, faster and with the same result.",
+        description="Protein structure prediction with Protenix, its pair-bias attention replaced and timed.",
         epilog=_MAIN_EPILOG,
     )
     parser.add_argument("--version", action="version", version=f"flashbias-fold {__version__}")
