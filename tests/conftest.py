@@ -1,10 +1,7 @@
 """What the tests share: a private cache and weights folder, the command line as users start it, a model."""
 
-import json
 import os
 import signal
-import subprocess
-import sys
 import tempfile
 from pathlib import Path
 
@@ -29,20 +26,7 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 @pytest.fixture
 def flashbias():
     """The command line in a process of its own, as a user starts it."""
-
-    def run(*arguments, timeout=300, env=None, check=None, **kwargs):
-        done = subprocess.run(
-            [sys.executable, "-m", "flashbias_fold", *map(str, arguments)],
-            check=False,
-            capture_output=True,
-            text=True,
-            timeout=timeout,
-            env={**os.environ, **(env or {})},
-            **kwargs,
-        )
-        if check is not None:
-            assert done.returncode == check, done.stdout + done.stderr
-        return done
+    from command_line import run
 
     return run
 
@@ -50,13 +34,9 @@ def flashbias():
 @pytest.fixture
 def job_file(tmp_path):
     """Write jobs as a Protenix JSON file."""
+    from command_line import write_jobs
 
-    def write(*jobs, name="jobs.json"):
-        path = tmp_path / name
-        path.write_text(json.dumps(list(jobs)))
-        return path
-
-    return write
+    return lambda *jobs: write_jobs(tmp_path / "jobs.json", *jobs)
 
 
 def protein(name="tiny", sequence=SEQUENCE, **fields):

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from flashbias_fold import __version__
+from flashbias_fold.choices import CHOICES
 from flashbias_fold.cli.streams import say
 from flashbias_fold.errors import UsageError
 
@@ -115,7 +116,7 @@ def _add_predict(commands: Any) -> None:
     )
     model.add_argument(
         "--bias",
-        choices=("flashbias", "dense", "none", "stock"),
+        choices=CHOICES["bias"],
         default="flashbias",
         help="how the pair bias of triangle attention is computed. stock: Protenix's own code; dense: the "
         "exact bias in a fused attention; none: left out (an ablation, the structures are wrong); flashbias: "
@@ -150,19 +151,19 @@ def _add_predict(commands: Any) -> None:
     machine = command.add_argument_group("machine")
     machine.add_argument(
         "--device",
-        choices=("auto", "cpu", "cuda"),
+        choices=CHOICES["device"],
         default="auto",
         help="where to run (default: auto, a GPU where there is one)",
     )
     machine.add_argument(
         "--dtype",
-        choices=("bf16", "fp32"),
+        choices=CHOICES["dtype"],
         help="arithmetic on a GPU (default: bf16, as in Protenix); a CPU always computes in fp32",
     )
     alignments = command.add_argument_group("alignments")
     alignments.add_argument(
         "--msa-server",
-        choices=("protenix", "colabfold"),
+        choices=CHOICES["msa_server"],
         help="send the protein sequences that come without an alignment to this public server and use what "
         "it finds (default: nothing is sent, such chains are predicted from their sequence alone)",
     )
@@ -172,9 +173,7 @@ def _add_predict(commands: Any) -> None:
         help="use the alignments of RNA chains too, which Protenix by default does not",
     )
     output = command.add_argument_group("output")
-    output.add_argument(
-        "--format", choices=("cif", "pdb", "both"), help="format of the structures (default: cif)"
-    )
+    output.add_argument("--format", choices=CHOICES["format"], help="format of the structures (default: cif)")
     output.add_argument(
         "--write-pae",
         action="store_true",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+from flashbias_fold.choices import MAX_SEED
 from flashbias_fold.inputs.bonds import read_bonds, read_constraint
 from flashbias_fold.inputs.document import check_values
 from flashbias_fold.inputs.entities import read_entities
@@ -24,7 +25,6 @@ from flashbias_fold.inputs.residues import count_tokens_and_atoms
 _READ = ("name", "sequences", "covalent_bonds", "constraint", "modelSeeds")
 # What other writers of this format add, and what changes no prediction when it is left out.
 _HARMLESS = ("assembly_id", "dialect", "version", "description", "comment")
-_LARGEST_SEED = 2**32 - 1
 
 
 def read_job(document: object, place: Place, catalog: ComponentCatalog) -> Job:
@@ -62,7 +62,7 @@ def _read_seeds(value: object, place: Place) -> list[int]:
     values = as_list(value, place, of="seeds")
     # The AlphaFold server writes its seeds as strings.
     seeds = [
-        as_integer(seed, place.at(index), low=0, high=_LARGEST_SEED, digits=True)
+        as_integer(seed, place.at(index), low=0, high=MAX_SEED, digits=True)
         for index, seed in enumerate(values)
     ]
     distinct = list(dict.fromkeys(seeds))

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-# How a layer can be computed today. `stock` is the model's own code, untouched.
-BUILT_WAYS = ("dense", "none", "stock")
-
 
 @dataclass(frozen=True)
 class Plan:
@@ -14,7 +11,7 @@ class Plan:
 
     Attributes:
         name: The value of `--bias` that asked for it, for reports.
-        way: One of `BUILT_WAYS`.
+        way: `dense` or `none` (see `TriangleAttention`), or `stock`, the model's own code, untouched.
     """
 
     name: str

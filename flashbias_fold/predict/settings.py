@@ -13,17 +13,9 @@ from typing import Any
 import yaml
 from ml_collections import ConfigDict
 
+from flashbias_fold.choices import CHOICES, MAX_SEED
 from flashbias_fold.errors import UsageError
 from flashbias_fold.resources import resource
-
-_CHOICES: dict[str, tuple[str, ...]] = {
-    "bias": ("flashbias", "dense", "none", "stock"),
-    "device": ("auto", "cpu", "cuda"),
-    "dtype": ("bf16", "fp32"),
-    "format": ("cif", "pdb", "both"),
-    "msa_server": ("protenix", "colabfold"),
-}
-MAX_SEED = 2**32 - 1  # what every generator that is seeded accepts
 
 # Settings that change what is computed or written: results that differ in one of these are not the same.
 _IDENTITY = (
@@ -66,7 +58,7 @@ class Settings:
 
     def __post_init__(self) -> None:
         """Refuse values that no run can have."""
-        for option, choices in _CHOICES.items():
+        for option, choices in CHOICES.items():
             if getattr(self, option) is not None:
                 _one_of(option, getattr(self, option), choices)
         for option in ("samples", "steps", "cycles"):

@@ -1,0 +1,12 @@
+"""What the options of a prediction may be; read by the command line, which imports nothing heavy."""
+
+from __future__ import annotations
+
+CHOICES: dict[str, tuple[str, ...]] = {
+    "bias": ("flashbias", "dense", "none", "stock"),
+    "device": ("auto", "cpu", "cuda"),
+    "dtype": ("bf16", "fp32"),
+    "format": ("cif", "pdb", "both"),
+    "msa_server": ("protenix", "colabfold"),
+}
+MAX_SEED = 2**32 - 1  # what every generator that is seeded accepts
