@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 
 from flashbias_fold import __version__
-from flashbias_fold.errors import FlashbiasError
+from flashbias_fold.errors import FlashbiasError, SetupError
 
 _PACKAGES = ("protenix", "torch", "numpy", "rdkit", "biotite")
 _GPU_PACKAGES = (
@@ -171,8 +171,12 @@ def _weights() -> list[Finding]:
 
     on_disk = [name for name in official_names() if checkpoint_path(name).is_file()]
     folder = protenix_root() / "checkpoint"
-    chosen = find_model(AUTO)
-    findings = [Finding("default model", chosen.name + (f": {chosen.banner}" if chosen.banner else ""))]
+    try:
+        chosen = find_model(AUTO)
+    except SetupError as error:
+        findings = [Finding("default model", str(error), ok=False)]
+    else:
+        findings = [Finding("default model", chosen.name + (f": {chosen.banner}" if chosen.banner else ""))]
     if on_disk:
         return [Finding("official weights", f"{', '.join(on_disk)} in {folder}"), *findings]
     mend = f"flashbias-fold fetch {official_names()[0]}"

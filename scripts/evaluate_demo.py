@@ -1,6 +1,6 @@
 """How good the demonstration model is: predict domains whose structure is known, and compare.
 
-    python scripts/evaluate_demo.py [--out DIR] [--names A,B,... | --sample N] [--csv FILE]
+    python scripts/evaluate_demo.py [--out DIR] [--names A,B,... | --sample N] [--tables DIR]
     python scripts/evaluate_demo.py --score DIR
 
 The first form predicts the domains that the model was trained on and others that it has never seen, with the
@@ -68,6 +68,7 @@ CRITERIA = (
 SEED, SAMPLES = 101, 5
 EXACT, NO_BIAS = "dense", "none"
 TRAINED, UNSEEN = "trained", "unseen"
+TABLES = {TRAINED: "entries.csv", UNSEEN: "unseen.csv"}
 FAILED, WRONG, INTERRUPTED = 1, 2, 130
 SUFFIX = ".pdb.gz"
 
@@ -129,8 +130,8 @@ def evaluate(options: argparse.Namespace) -> int:
         without_bias = predict_and_score(trained, NO_BIAS, out, options.truth)
     results = [Result(domain, scores[domain.name], without_bias.get(domain.name)) for domain in domains]
     print(table(results), end="\n\n")
-    if options.csv:
-        write_csv(options.csv, results)
+    if options.tables:
+        write_tables(options.tables, results)
     return 0 if print_verdicts(measure(results), options.margin) else FAILED
 
 
@@ -347,23 +348,25 @@ def _cells(result: Result) -> tuple[str, ...]:
     )
 
 
-def write_csv(path: Path, results: Sequence[Result]) -> None:
-    """Write a row for each domain."""
-    rows = [_record(result) for result in results]
-    text = io.StringIO()
-    writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    write_atomic(path, text.getvalue())
+def write_tables(folder: Path, results: Sequence[Result]) -> None:
+    """Write the lists of domains with what was measured, the trained ones and the unseen into a file each."""
+    for role, table_name in TABLES.items():
+        rows = [_record(result) for result in results if result.domain.role == role]
+        if rows:
+            text = io.StringIO()
+            writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(rows)
+            write_atomic(folder / table_name, text.getvalue())
 
 
 def _record(result: Result) -> dict[str, Any]:
     score, without = result.score, result.without_bias
     return {
         "name": result.domain.name,
-        "set": result.domain.role,
         "length": len(result.domain.sequence),
         "fold": result.domain.fold,
+        "sequence": result.domain.sequence,
         "lddt": round(score.accuracy.lddt, 4),
         "tm": round(score.accuracy.tm_score, 4),
         "ptm": round(score.ptm, 4),
@@ -420,20 +423,25 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
         default=0.0,
         help="by how much scores and correlations may miss what all domains have to reach (default: 0)",
     )
-    parser.add_argument("--csv", metavar="FILE", type=Path, help="write a row for each domain here too")
+    parser.add_argument(
+        "--tables",
+        metavar="DIR",
+        type=Path,
+        help=f"write what was measured here, as {' and '.join(TABLES.values())}",
+    )
     parser.add_argument("--skip-ablation", action="store_true", help="do not predict without the bias")
     lists, truth = resource("data", "demo"), resource("data", "truth")
     for option, default, meaning in (
-        ("--entries", lists / "entries.csv", "table of the domains that the model was trained on"),
-        ("--unseen", lists / "unseen.csv", "table of domains that it has never seen"),
+        ("--entries", lists / TABLES[TRAINED], "table of the domains that the model was trained on"),
+        ("--unseen", lists / TABLES[UNSEEN], "table of domains that it has never seen"),
         ("--truth", truth, f"folder with the experimental structures, NAME{SUFFIX}"),
     ):
         parser.add_argument(
             option, metavar="PATH", type=Path, default=default, help=f"{meaning} (default: %(default)s)"
         )
     options = parser.parse_args(arguments)
-    if options.csv and not options.csv.absolute().parent.is_dir():
-        raise UsageError(f"--csv: there is no folder {options.csv.parent}")
+    if options.tables and not options.tables.is_dir():
+        raise UsageError(f"--tables: there is no folder {options.tables}")
     return options
 
 

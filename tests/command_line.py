@@ -22,8 +22,8 @@ from flashbias_fold.cli import main
 COMMAND = [sys.executable, "-m", "flashbias_fold"]
 # The smallest run that still goes through everything.
 TINY = ("--model", "demo", "--steps", "2", "--cycles", "1", "--samples", "1")
-# All kinds of files, and enough steps for coordinates that the PDB format has room for, also with weights
-# that mean nothing.
+# All kinds of files, and enough steps for coordinates that the PDB format has room for: fewer than five leave
+# too much of the noise.
 FULL = (
     "--model",
     "demo",

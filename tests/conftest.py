@@ -53,12 +53,12 @@ def random_model(tmp_path_factory):
     import torch
 
     from flashbias_fold.protenix_adapter import environment
-    from flashbias_fold.protenix_adapter.models import DEMO, Model, build_config, find_model
+    from flashbias_fold.protenix_adapter.models import Model, build_config, demo_model
 
     environment.prepare()
     from protenix.model.protenix import Protenix
 
-    overrides = find_model(DEMO).overrides
+    overrides = demo_model().overrides
     path = tmp_path_factory.mktemp("checkpoint") / "random.pt"
     with environment.swallow_stdout():
         network = Protenix(build_config(Model("random", overrides, path)))

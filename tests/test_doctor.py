@@ -100,6 +100,23 @@ importlib.metadata.version = version
     assert "self-test of the attention" not in found, "what needs the package is not tried"
 
 
+def test_missing_weights_of_the_demonstration_are_an_error(doctor, tmp_path):
+    (tmp_path / "sitecustomize.py").write_text(
+        """
+from pathlib import Path
+from flashbias_fold import resources
+
+def resource(*parts, real=resources.resource):
+    return Path("/nowhere") if parts == ("data", "demo") else real(*parts)
+
+resources.resource = resource
+"""
+    )
+    found = doctor(1, PYTHONPATH=python_path(tmp_path))
+    assert found["default model"]["ok"] is False
+    assert found["default model"]["value"].startswith("no weights of demo at /nowhere/demo.safetensors; ")
+
+
 def test_a_protenix_that_cannot_be_imported_is_an_error(doctor, tmp_path):
     """It needs more packages than are asked for by name: here one that it imports is broken."""
     (tmp_path / "runner").mkdir()

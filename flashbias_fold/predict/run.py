@@ -310,7 +310,7 @@ class _Run:
                 "model": {
                     "name": self.model.name,
                     "demo_model": self.model.is_demo,
-                    "checkpoint": self.model.checkpoint and str(self.model.checkpoint),
+                    "checkpoint": str(self.model.checkpoint),
                 },
                 "plan": dataclasses.asdict(Plan.for_bias(self.settings.bias)),
                 "components": self.components.describe(),
@@ -373,15 +373,13 @@ def _memory_problem(job: Job, settings: Settings, model: Model, config: Any, dev
     from flashbias_fold.protenix_adapter.memory import available_bytes, estimate_bytes
 
     assert settings.samples is not None
-    needed = estimate_bytes(
+    needed = model.checkpoint.stat().st_size + estimate_bytes(
         config,
         n_token=job.n_token,
         samples=settings.samples,
         device=device,
         scores_kept=settings.bias == "stock" and stock_kernels(device).attention == "torch",
     )
-    if model.checkpoint is not None:
-        needed += model.checkpoint.stat().st_size
     at_hand = available_bytes(device)
     # A GPU that has no room says so in time, and then smaller chunks are tried; a process that takes all of
     # the machine's memory is killed, maybe with others. So the estimate's own error is allowed for on a GPU.

@@ -21,8 +21,6 @@ from flashbias_fold.protenix_adapter.kernels import stock_kernels, usable_dtype
 from flashbias_fold.protenix_adapter.memory import CHUNK_LADDER, DeviceMemory, chunk_rows
 from flashbias_fold.protenix_adapter.models import Model, build_config
 
-_DEMO_SEED = 20  # any number: a random initialisation must be the same one everywhere
-
 
 class Observer(Protocol):
     """Told where a prediction is."""
@@ -120,16 +118,10 @@ class Engine:
     def _build(self, trust_checkpoint: bool) -> nn.Module:
         from protenix.model.protenix import Protenix
 
-        checkpoint = self.model.checkpoint
-        if checkpoint is None and not self.model.is_demo:
-            raise SetupError(f"no weights of {self.model.name}")
-        initial = uninitialised() if checkpoint else contextlib.nullcontext()
-        with environment.swallow_stdout(), _generators_kept(self.device), initial:
-            seed_everything(_DEMO_SEED)
+        with environment.swallow_stdout(), _generators_kept(self.device), uninitialised():
             network = Protenix(self.config)
-        if checkpoint is not None:
-            verify(checkpoint)
-            load_weights(network, checkpoint, trust=trust_checkpoint)
+        verify(self.model.checkpoint)
+        load_weights(network, self.model.checkpoint, trust=trust_checkpoint)
         return network.eval().to(self.device)
 
     def predict(self, document: dict[str, Any], seed: int, observer: Observer | None = None) -> Prediction:

@@ -35,19 +35,24 @@ def has_nvidia_gpu() -> bool:
     return any(Path("/dev").glob("nvidia[0-9]*")) or Path("/dev/dxg").exists()
 
 
+def choose_layernorm() -> None:
+    """Settle which LayerNorm Protenix takes, before it is imported.
+
+    It compiles a CUDA LayerNorm when it is imported unless LAYERNORM_TYPE says otherwise. Without a GPU or
+    a CUDA toolkit that can only fail, so torch's own is taken there. A value that the user has set stays.
+    """
+    if "LAYERNORM_TYPE" not in os.environ and not (has_nvidia_gpu() and cuda_toolkit()):
+        os.environ["LAYERNORM_TYPE"] = "torch"
+
+
 @cache
 def prepare() -> None:
-    """Choose the LayerNorm before Protenix is imported, and keep its logging to itself.
-
-    Protenix compiles a CUDA LayerNorm when it is imported unless LAYERNORM_TYPE says otherwise. Without a
-    GPU or a CUDA toolkit that can only fail, so torch's own is taken there. A value that the user has set
-    stays.
+    """Import what Protenix's runner needs, with the right LayerNorm and with its logging kept to itself.
 
     Raises:
         SetupError: Protenix, or something that it needs, cannot be imported.
     """
-    if "LAYERNORM_TYPE" not in os.environ and not (has_nvidia_gpu() and cuda_toolkit()):
-        os.environ["LAYERNORM_TYPE"] = "torch"
+    choose_layernorm()
     try:
         with quiet_root_logger(), _compiler_on_stderr(), _single_process():
             import runner.dumper

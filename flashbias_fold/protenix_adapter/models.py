@@ -28,12 +28,12 @@ class Model:
     Attributes:
         name: Protenix's name, or `demo`.
         overrides: What differs from Protenix's default configuration.
-        checkpoint: Where its weights are looked for; None means a random initialisation, said loudly.
+        checkpoint: Where its weights are.
     """
 
     name: str
     overrides: Mapping[str, Any] = field(repr=False)
-    checkpoint: Path | None
+    checkpoint: Path
 
     @property
     def is_demo(self) -> bool:
@@ -45,11 +45,6 @@ class Model:
         """What must be said before anybody looks at a structure of this model."""
         if not self.is_demo:
             return None
-        if self.checkpoint is None:
-            return (
-                "DEMONSTRATION with random weights: this small model of Protenix's architecture has not been "
-                "trained, so its structures and confidences mean nothing. It shows that the software runs."
-            )
         return (
             "DEMONSTRATION model, not for science: it memorised a few dozen small domains. For real "
             "predictions get official weights: flashbias-fold fetch protenix_base_default_v1.0.0"
@@ -58,7 +53,7 @@ class Model:
     @property
     def weights(self) -> str:
         """What tells these weights from others of the same name."""
-        return "random" if self.checkpoint is None else identify(self.checkpoint)
+        return identify(self.checkpoint)
 
     @property
     def reads_alignments(self) -> bool:
@@ -108,26 +103,42 @@ def download_urls() -> dict[str, str]:
     return dict(URL)
 
 
+def demo_model() -> Model:
+    """The demonstration model, whether or not its weights are there: its training begins without any."""
+    overrides = yaml.safe_load(resource("configs", "models", "demo.yaml").read_text())
+    return Model(DEMO, overrides, resource("data", "demo") / DEMO_WEIGHTS)
+
+
 def find_model(name: str) -> Model:
-    """The model called `name`; `auto` takes official weights that are on disk, else the demonstration."""
+    """The model called `name`; `auto` takes official weights that are on disk, else the demonstration.
+
+    Raises:
+        UsageError: There is no model of that name.
+        SetupError: Its weights are not on disk.
+    """
     if name == AUTO:
         on_disk = [official for official in official_names() if checkpoint_path(official).is_file()]
         name = on_disk[0] if on_disk else DEMO
     if name == DEMO:
-        weights = resource("data", "demo", DEMO_WEIGHTS)
-        overrides = yaml.safe_load(resource("configs", "models", "demo.yaml").read_text())
-        return Model(DEMO, overrides, weights if weights.is_file() else None)
-    if name not in official_names():
+        model = demo_model()
+        mend = "they ship with flashbias-fold, so this installation is incomplete: install it again"
+    else:
+        model = _official_model(name)
+        mend = f"get them with: flashbias-fold fetch {name}"
+    if not model.checkpoint.is_file():
+        raise SetupError(f"no weights of {name} at {model.checkpoint}; {mend}")
+    return model
+
+
+def _official_model(name: str) -> Model:
+    from configs.configs_model_type import model_configs
+
+    if name not in model_configs:
         known = [AUTO, DEMO, *official_names()]
         close = difflib.get_close_matches(name, known, n=1)
         hint = f"did you mean {close[0]}? " if close else ""
         raise UsageError(f"--model: unknown model '{name}'; {hint}known: {', '.join(known)}")
-    from configs.configs_model_type import model_configs
-
-    path = checkpoint_path(name)
-    if not path.is_file():
-        raise SetupError(f"no weights of {name} at {path}; get them with: flashbias-fold fetch {name}")
-    return Model(name, model_configs[name], path)
+    return Model(name, model_configs[name], checkpoint_path(name))
 
 
 def build_config(model: Model) -> Any:

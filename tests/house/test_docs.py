@@ -13,7 +13,7 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 # Options of other programs that the pages show.
 FOREIGN = {
     "--rm", "--gpus", "--user", "--volume", "--tag", "--nv", "--bind", "--wheel-dir", "--no-deps",
-    "--venv", "--set", "--editable",
+    "--venv", "--set", "--editable", "--nproc-per-node",
 }  # fmt: skip
 
 
@@ -49,8 +49,11 @@ def test_every_option_and_choice_is_explained_in_the_help(name):
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_every_option_on_a_page_exists(page):
+    text = page.read_text()
     known = {option for parser in commands().values() for option in options(parser)} | FOREIGN
-    assert set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", page.read_text())) <= known
+    for script in re.findall(r"scripts/\w+\.py", text):
+        known |= set(re.findall(r'"(--[a-z-]+)"', (ROOT / script).read_text()))
+    assert set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", text)) <= known
 
 
 def shown_commands():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import zipfile
@@ -13,16 +14,22 @@ ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> set[str]:
-    """The names of the files in a wheel built from this checkout."""
+def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A wheel built from this checkout."""
     pytest.importorskip("hatchling")
     folder = tmp_path_factory.mktemp("wheel")
     command = [sys.executable, "-m", "hatchling", "build", "--target", "wheel", "--directory", str(folder)]
     done = subprocess.run(command, check=False, cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     (path,) = folder.glob("*.whl")
-    with zipfile.ZipFile(path) as archive:
-        return set(archive.namelist())
+    return path
+
+
+@pytest.fixture(scope="module")
+def wheel(archive: Path) -> set[str]:
+    """The names of the files in it."""
+    with zipfile.ZipFile(archive) as content:
+        return set(content.namelist())
 
 
 def shipped(folder: str, pattern: str = "*") -> set[str]:
@@ -43,6 +50,21 @@ def test_configurations_and_data_are_inside_the_package(wheel: set[str], folder:
     files = shipped(folder)
     assert files
     assert {f"flashbias_fold/{file}" for file in files} <= wheel
+
+
+def test_once_installed_it_finds_the_weights_that_it_brings(archive: Path, tmp_path: Path) -> None:
+    with zipfile.ZipFile(archive) as content:
+        content.extractall(tmp_path)
+    code = (
+        "from flashbias_fold.protenix_adapter.models import find_model; print(find_model('demo').checkpoint)"
+    )
+    environment = os.environ | {"PYTHONPATH": str(tmp_path)}
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(
+        command, check=False, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    assert Path(done.stdout.strip()) == tmp_path / "flashbias_fold" / "data" / "demo" / "demo.safetensors"
 
 
 def test_nothing_else_is_at_the_top(wheel: set[str]) -> None:

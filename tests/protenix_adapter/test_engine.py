@@ -227,7 +227,7 @@ def test_pdb_and_pae_are_written_on_demand(engine, tmp_path):
     from biotite.structure.io import pdb, pdbx
 
     prediction = engine("dense").predict(MIXED, 1)
-    # Random weights blow a structure up to sizes for which PDB files have no room.
+    # So few steps leave noise of a size for which PDB files have no room.
     with pytest.raises(JobError, match="no room for a coordinate beyond 1000 A; use --format cif"):
         write_prediction(prediction, "mixed", 1, tmp_path / "large", formats=("pdb",), pae=False)
     prediction.output["coordinate"] *= 50 / prediction.output["coordinate"].abs().max()

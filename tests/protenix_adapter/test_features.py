@@ -11,7 +11,7 @@ from conftest import protein
 
 from flashbias_fold.errors import JobError, SetupError
 from flashbias_fold.protenix_adapter.features import featurize, seed_everything
-from flashbias_fold.protenix_adapter.models import Model, build_config, find_model
+from flashbias_fold.protenix_adapter.models import Model, build_config, checkpoint_path, find_model
 
 SEQUENCE = "ACDEFGHIKL"
 LANGUAGE_MODEL = "esm2_t36_3B_UR50D"
@@ -149,7 +149,7 @@ def language_model_config(tmp_path, monkeypatch):
 
     def make(name="protenix_mini_esm_v0.5.0"):
         return build_config(
-            Model(name, model_configs[name], checkpoint=None)
+            Model(name, model_configs[name], checkpoint_path(name))
         ), tmp_path / "root" / "checkpoint"
 
     return make

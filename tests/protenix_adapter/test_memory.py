@@ -17,7 +17,7 @@ from flashbias_fold.protenix_adapter.memory import (
     chunk_rows,
     estimate_bytes,
 )
-from flashbias_fold.protenix_adapter.models import Model, build_config, find_model
+from flashbias_fold.protenix_adapter.models import Model, build_config, checkpoint_path, find_model
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
 MB = 10**6
@@ -50,7 +50,7 @@ def demo_config():
 def official_config(name):
     from configs.configs_model_type import model_configs
 
-    return build_config(Model(name, model_configs[name], checkpoint=None))
+    return build_config(Model(name, model_configs[name], checkpoint_path(name)))
 
 
 def estimate(config=None, *, n_token=200, samples=1, device=CPU, scores_kept=False):

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from processes import output_of
+from safetensors.torch import load_file
 
 from flashbias_fold.errors import SetupError, UsageError
 from flashbias_fold.pairformer import Plan
-from flashbias_fold.protenix_adapter import environment
+from flashbias_fold.protenix_adapter import environment, models
 from flashbias_fold.protenix_adapter.engine import Engine
 from flashbias_fold.protenix_adapter.models import (
     AUTO,
@@ -19,6 +19,7 @@ from flashbias_fold.protenix_adapter.models import (
     Model,
     build_config,
     checkpoint_path,
+    demo_model,
     find_model,
     official_names,
     protenix_root,
@@ -40,10 +41,6 @@ def on_disk(tmp_path, monkeypatch):
 
     put()
     return put
-
-
-def untrained_demo():
-    return Model(DEMO, find_model(DEMO).overrides, checkpoint=None)
 
 
 def test_every_model_of_protenix_can_be_found_and_no_other(on_disk):
@@ -85,10 +82,22 @@ def test_the_demonstration_can_be_asked_for_beside_official_weights(on_disk):
     assert find_model(DEMO).is_demo
 
 
-def test_the_banner_tells_random_weights_from_trained_ones(tmp_path):
-    assert "random weights" in untrained_demo().banner
-    trained = Model(DEMO, {}, tmp_path / "demo.safetensors").banner
-    assert "not for science" in trained and "random" not in trained
+def test_the_banner_says_what_the_demonstration_is_and_what_to_take_instead():
+    banner = find_model(DEMO).banner
+    assert "not for science" in banner and "memorised" in banner
+    assert f"flashbias-fold fetch {DEFAULT}" in banner
+
+
+@pytest.mark.parametrize("name", [AUTO, DEMO])
+def test_a_demonstration_without_its_weights_is_an_incomplete_installation(
+    name, on_disk, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(models, "DEMO_WEIGHTS", "none.safetensors")
+    with pytest.raises(
+        SetupError, match=r"no weights of demo at .*/data/demo/none\.safetensors; .* incomplete: install it"
+    ):
+        find_model(name)
+    assert build_config(demo_model()).model.N_cycle == 4, "it can be trained again all the same"
 
 
 @pytest.mark.parametrize(
@@ -116,10 +125,10 @@ def test_missing_weights_name_the_command_that_gets_them(on_disk):
 
 def test_protenix_root_dir_is_followed_also_after_protenix_was_imported(tmp_path, monkeypatch):
     """Protenix's own configuration keeps the value of its import; features and weights must not part ways."""
-    build_config(untrained_demo())
+    build_config(demo_model())
     monkeypatch.setenv("PROTENIX_ROOT_DIR", str(tmp_path))
     assert checkpoint_path("x") == tmp_path / "checkpoint" / "x.pt"
-    assert build_config(untrained_demo()).load_checkpoint_dir == str(tmp_path / "checkpoint")
+    assert build_config(demo_model()).load_checkpoint_dir == str(tmp_path / "checkpoint")
 
 
 def test_protenix_root_dir_is_the_home_folder_where_it_is_not_set_or_empty(monkeypatch):
@@ -132,7 +141,7 @@ def test_protenix_root_dir_is_the_home_folder_where_it_is_not_set_or_empty(monke
 def test_a_relative_protenix_root_dir_survives_a_change_of_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PROTENIX_ROOT_DIR", "weights")
-    config = build_config(untrained_demo())
+    config = build_config(demo_model())
     assert config.load_checkpoint_dir == str(tmp_path / "weights" / "checkpoint")
 
 
@@ -151,7 +160,7 @@ def test_the_configuration_is_the_one_that_protenix_runs_with(name, monkeypatch)
     monkeypatch.setattr(sys, "argv", ["inference.py", "--model_name", name])
     with environment.quiet_root_logger():
         inference.run()
-    ours = build_config(Model(name, model_configs[name], checkpoint=None))
+    ours = build_config(Model(name, model_configs[name], checkpoint_path(name)))
     assert ours.to_dict() == made[0].to_dict()
 
 
@@ -159,18 +168,18 @@ def test_making_a_configuration_leaves_those_of_protenix_alone():
     from configs.configs_model_type import model_configs
 
     before = repr(model_configs)
-    config = build_config(Model(TINY, model_configs[TINY], checkpoint=None))
+    config = build_config(Model(TINY, model_configs[TINY], checkpoint_path(TINY)))
     config.model.pairformer.n_blocks = 1
     config.sample_diffusion.N_step = 1
     assert repr(model_configs) == before
-    assert build_config(Model(TINY, model_configs[TINY], checkpoint=None)).sample_diffusion.N_step == 5
+    assert build_config(Model(TINY, model_configs[TINY], checkpoint_path(TINY))).sample_diffusion.N_step == 5
 
 
 @pytest.fixture(scope="module")
 def demo():
-    """The demonstration model, untrained."""
+    """The demonstration model, loaded."""
     return Engine(
-        untrained_demo(), Plan.for_bias("stock"), device=torch.device("cpu"), dtype="fp32", samples=1
+        find_model(DEMO), Plan.for_bias("stock"), device=torch.device("cpu"), dtype="fp32", samples=1
     ).network
 
 
@@ -179,8 +188,6 @@ def test_the_demonstration_is_protenix_made_small(demo):
 
     parameters = sum(parameter.numel() for parameter in demo.parameters())
     assert 5e6 < parameters < 6.5e6
-    # It ships in 16 bit, in at most 16 MiB.
-    assert 2 * parameters < 16 * 2**20
     assert len(demo.pairformer_stack.blocks) >= 4
     assert len(demo.msa_module.blocks) >= 1
     attentions = [layer for layer in demo.modules() if isinstance(layer, TriangleAttention)]
@@ -188,26 +195,15 @@ def test_the_demonstration_is_protenix_made_small(demo):
     assert {(layer.no_heads, layer.c_hidden) for layer in attentions} == {(4, 32)}
 
 
-def test_the_untrained_demonstration_is_the_same_in_every_process(demo):
-    code = """
-        import torch
-        from test_models import digest, untrained_demo
-        from flashbias_fold.pairformer import Plan
-        from flashbias_fold.protenix_adapter.engine import Engine
-        torch.manual_seed(12345)
-        plan, device = Plan.for_bias("stock"), torch.device("cpu")
-        print(digest(Engine(untrained_demo(), plan, device=device, dtype="fp32", samples=1).network))
-    """
-    here = Path(__file__).parent
-    assert output_of(code, path=here).strip() == digest(demo)
-
-
-def digest(network):
-    content = hashlib.sha256()
-    for name, value in network.state_dict().items():
-        content.update(name.encode())
-        content.update(value.numpy().tobytes())
-    return content.hexdigest()
+def test_the_demonstration_has_the_weights_that_ship(demo):
+    """All of them, unchanged: whatever a process drew while it built the model is gone."""
+    path = find_model(DEMO).checkpoint
+    assert path.stat().st_size < 16 * 2**20
+    shipped, loaded = load_file(path), demo.state_dict()
+    assert shipped.keys() == loaded.keys()
+    assert all(shipped[name].dtype == torch.float16 for name, _ in demo.named_parameters())
+    for name, value in loaded.items():
+        assert torch.equal(value, shipped[name].float()), name
 
 
 def test_weights_are_told_apart_by_their_content_and_large_ones_by_the_checksum_that_is_kept(tmp_path):
@@ -216,7 +212,6 @@ def test_weights_are_told_apart_by_their_content_and_large_ones_by_the_checksum_
         path.write_bytes(content)
         return Model("any", {}, path).weights
 
-    assert Model(DEMO, {}, None).weights == "random"
     assert weights(b"one") == weights(b"one", "elsewhere.pt") != weights(b"two")
     assert weights(b"one") == f"sha256 {hashlib.sha256(b'one').hexdigest()}"
     large = tmp_path / "large.pt"

@@ -8,7 +8,7 @@ from conftest import protein
 
 from flashbias_fold.protenix_adapter import environment
 from flashbias_fold.protenix_adapter.engine import uninitialised
-from flashbias_fold.protenix_adapter.models import Model, build_config
+from flashbias_fold.protenix_adapter.models import Model, build_config, checkpoint_path
 
 NAME = "protenix_tiny_default_v0.5.0"
 SEQUENCE = "GSHMEELLKTAIAKQRQISF"
@@ -22,7 +22,7 @@ def weights_folder(tmp_path_factory):
     from protenix.model.protenix import Protenix
 
     with environment.swallow_stdout(), uninitialised():
-        network = Protenix(build_config(Model(NAME, model_configs[NAME], checkpoint=None)))
+        network = Protenix(build_config(Model(NAME, model_configs[NAME], checkpoint_path(NAME))))
     generator = torch.Generator().manual_seed(0)
     state = {
         f"module.{name}": (0.02 * torch.randn(value.shape, generator=generator)).bfloat16()

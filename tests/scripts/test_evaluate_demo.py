@@ -244,19 +244,26 @@ def test_a_margin_forgives_scores_and_not_geometry(evaluate, predictor):
     assert "(at least 0.98)" in lines[-1]
 
 
-def test_the_table_is_written_too(evaluate, tmp_path):
-    evaluate("--csv", tmp_path / "scores.csv")
-    rows = list(csv.DictReader((tmp_path / "scores.csv").open()))
-    assert list(rows[0])[:8] == ["name", "set", "length", "fold", "lddt", "tm", "ptm", "lddt_without_bias"]
-    assert [(row["name"], row["set"], row["length"], row["fold"]) for row in rows] == [
-        ("1igdA00", "trained", "61", "mixed"),
-        ("1hz6B00", "trained", "63", "mixed"),
-        ("1g6xA00", "unseen", "58", "mixed"),
+def test_the_lists_are_written_with_what_was_measured(evaluate, tmp_path):
+    (tmp_path / "lists").mkdir()
+    evaluate("--tables", tmp_path / "lists")
+    trained, unseen = (
+        list(csv.DictReader((tmp_path / "lists" / name).open())) for name in ("entries.csv", "unseen.csv")
+    )
+    assert list(trained[0])[:7] == ["name", "length", "fold", "sequence", "lddt", "tm", "ptm"]
+    assert [(row["name"], row["length"], row["sequence"]) for row in trained] == [
+        (name, str(len(SEQUENCES[name])), SEQUENCES[name]) for name in TRAINED
     ]
-    first, _, unseen = rows
-    assert [float(first[key]) for key in ("lddt", "tm", "ptm", "rmsd", "d_amino_acids")] == [1, 1, 0.9, 0, 0]
-    assert float(first["lddt_without_bias"]) < 0.5
-    assert unseen["lddt_without_bias"] == ""
+    assert [row["name"] for row in unseen] == list(UNSEEN)
+    assert [float(trained[0][key]) for key in ("lddt", "tm", "ptm", "rmsd", "d_amino_acids")] == [
+        1,
+        1,
+        0.9,
+        0,
+        0,
+    ]
+    assert float(trained[0]["lddt_without_bias"]) < 0.5
+    assert unseen[0]["lddt_without_bias"] == ""
 
 
 def test_predictions_made_otherwise_are_not_scored(evaluate, predictor):
@@ -450,7 +457,7 @@ def test_the_script_runs_by_itself(tmp_path):
         (["--names", "1igdA00", "--sample", "1"], "not allowed with"),
         (["--margin", "-1"], "--margin"),
         (["--margin", "much"], "--margin"),
-        (["--csv", "no/such/folder/scores.csv"], "--csv"),
+        (["--tables", "no/such/folder"], "--tables"),
         (["--score", "no/such/folder"], "--score"),
         (["--truth", "no/such/folder"], "1igdA00, 1hz6B00, 1g6xA00"),
         (["--entries", "no/such/file.csv"], "no/such/file.csv"),
