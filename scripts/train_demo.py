@@ -49,10 +49,8 @@ STAGES = ("structure", "refinement", "confidence")
 LOG_COLUMNS = ("stage", "step", "seconds", "lr", "loss", "mse", "smooth_lddt", "distogram", "bond", "frame")
 LOG_COLUMNS += ("pae", "plddt", "lddt", "rmsd")
 CHECKPOINT, WEIGHTS, RECORD = "checkpoint.pt", "demo.safetensors", "training.json"
-# In Angstroms. Through the lowest of the high noise a fold can just be seen, through the highest, where
-# inference begins, nothing; beyond FRAME_NOISE neither orientation nor handedness.
-HIGH_NOISE = (40.0, 5120.0)
-FRAME_NOISE = 200.0
+# In Angstroms: from where the hand of a fold can just be seen up to where inference begins.
+HIGH_NOISE = (50.0, 5120.0)
 HIGH_SHARE = 0.3
 
 T = TypeVar("T")
@@ -336,15 +334,15 @@ class Trainer:
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Protenix's losses of the structure, with the bond loss weighted by `bonds`; at high noise our own.
 
-        A sample gets its handedness where noise hides everything. There the orientation of what the network
+        A sample gets its handedness where noise hides the fold. There the orientation of what the network
         makes out of noise is accidental, and to be the right hand in an accidental frame takes a cross
         product, which it does not learn: Protenix's losses, which superpose first, leave half of all samples
-        mirror images. So at high noise the error is taken without superposition. Nothing of the orientation
-        can be seen in such a sample, so any will do, and that of the experimental file is as good as another.
+        mirror images. So at high noise the error is taken without superposition: of the orientation next to
+        nothing can be seen in such a sample, and that of the experimental file is as good as any.
         """
         predicted = self.model.denoise(example, features, trunk, self.settings.noise_samples, self._noise)
         level, coordinate = predicted["noise_level"], predicted["coordinate"]
-        far = level > FRAME_NOISE
+        far = level > HIGH_NOISE[0]
         known = example.coordinate[example.coordinate_mask]
         error = (
             (coordinate[far][:, example.coordinate_mask] - (known - known.mean(0))).square().sum(-1).mean(-1)
@@ -363,7 +361,7 @@ class Trainer:
         low, high = (math.log(level) for level in HIGH_NOISE)
         raised = (low + (high - low) * torch.rand(size, device=device)).exp()
         drawn = torch.where(torch.rand(size, device=device) < HIGH_SHARE, raised, usual)
-        drawn[..., 0] = drawn[..., 0].clamp(max=FRAME_NOISE)  # Protenix's losses need one sample at least
+        drawn[..., 0] = drawn[..., 0].clamp(max=HIGH_NOISE[0])  # Protenix's losses need one sample at least
         return drawn
 
     def _turn(self, items: Sequence[T]) -> T:
