@@ -101,7 +101,7 @@ def test_fifty_steps_from_scratch_then_killed_then_fifty_from_the_checkpoint(run
         )
         assert start > 1.01 * middle > 1.01**2 * end, loss
     record = json.loads((run_folder / "training.json").read_text())
-    assert (record["stage"], record["settings"]["structure_steps"]) == ("confidence", 100)
+    assert (record["stage"], record["step"]) == ("structure", 100)
     model = replace(demo_model(), checkpoint=run_folder / "demo.safetensors")
     Engine(model, Plan.for_bias("stock"), device=CPU, dtype="fp32", samples=1)  # every weight is there
 
