@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import csv
-import gzip
 import hashlib
-import io
-import warnings
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice, zip_longest
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from biotite.sequence import ProteinSequence
 from biotite.structure import AtomArray, annotate_sse, gyration_radius
-from biotite.structure.io.pdb import PDBFile
+
+from flashbias_fold.accuracy import read_structure
 
 SUFFIX = ".pdb.gz"
 ALWAYS_TRAINED = ("1igdA00", "1hz6B00", "1g6xA00")  # those of data/examples
@@ -65,9 +62,7 @@ class Roles:
 
 def read_domain(path: Path) -> Domain:
     """The domain of one gzipped PDB file that holds one chain of standard amino acids."""
-    with gzip.open(path, "rt") as file, warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*elements were guessed")  # the files have no such column
-        structure = PDBFile.read(io.StringIO(file.read())).get_structure(model=1)
+    structure = read_structure(path)
     alpha = structure[structure.atom_name == "CA"]
     sequence = "".join(ProteinSequence.convert_letter_3to1(name) for name in alpha.res_name)
     elements = annotate_sse(structure)
@@ -135,21 +130,9 @@ def labels(atoms: AtomArray, structure: AtomArray) -> tuple[np.ndarray, np.ndarr
     return coordinates, index >= 0
 
 
-def write_table(
-    path: Path, domains: Iterable[Domain], columns: dict[str, dict[str, Any]] | None = None
-) -> None:
-    """Write what is known of each domain as CSV, the name first, and further columns by name of domain."""
-    measured = columns or {}
-    rows = [
-        {
-            "name": d.name,
-            "length": d.length,
-            "fold": d.fold,
-            "sequence": d.sequence,
-            **measured.get(d.name, {}),
-        }
-        for d in domains
-    ]
+def write_table(path: Path, domains: Iterable[Domain]) -> None:
+    """Write what is known of each domain as CSV, the name first."""
+    rows = [{"name": d.name, "length": d.length, "fold": d.fold, "sequence": d.sequence} for d in domains]
     with path.open("w", newline="") as file:
         writer = csv.DictWriter(file, fieldnames=list(rows[0]), lineterminator="\n")
         writer.writeheader()

@@ -7,12 +7,12 @@ import random
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 import torch
 from demo_examples import Example
 from torch import Tensor, nn
 
 from flashbias_fold.protenix_adapter import environment
+from flashbias_fold.protenix_adapter.features import seed_everything
 from flashbias_fold.protenix_adapter.models import build_config, demo_model
 
 NoiseSampler = Callable[..., Tensor]
@@ -43,13 +43,6 @@ def _without_checkpointing(config: Any) -> None:
             config[name] = None
         elif hasattr(value, "items"):
             _without_checkpointing(value)
-
-
-def seed_everything(seed: int) -> None:
-    """All generators that Protenix draws from."""
-    random.seed(seed)
-    np.random.seed(seed)
-    torch.manual_seed(seed)
 
 
 class Model:

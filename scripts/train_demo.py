@@ -37,13 +37,14 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from demo_examples import ROLES, Example, alpha_lddt, alpha_rmsd, bonds, prepare, turned
-from demo_network import Model, build_network, seed_everything
+from demo_network import Model, build_network
 from safetensors.torch import save
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from flashbias_fold.files import read_json, write_atomic, write_json
 from flashbias_fold.protenix_adapter.checkpoints import load_weights
+from flashbias_fold.protenix_adapter.features import seed_everything
 
 STAGES = ("structure", "refinement", "confidence")
 LOG_COLUMNS = ("stage", "step", "seconds", "lr", "loss", "mse", "smooth_lddt", "distogram", "bond", "frame")
