@@ -116,9 +116,13 @@ if needed requirements "$stamp" "the $set requirements ($size; some minutes)"; t
 fi
 
 if [ -n "$dev" ]; then
-    stamp="dev $(hash_of requirements/dev.txt)"
+    files=requirements/dev.txt
+    [ "$set" = gpu ] || files="$files requirements/dev-cpu.txt"
+    # shellcheck disable=SC2086  # several words
+    stamp="dev $(hash_of $files)"
     if needed dev "$stamp" 'what the tests and the linters need'; then
-        pip_install -r requirements/dev.txt
+        # shellcheck disable=SC2086
+        pip_install $(printf -- '-r %s ' $files)
         done_with dev "$stamp"
     fi
 fi

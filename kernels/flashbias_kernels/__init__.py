@@ -6,7 +6,7 @@
 Shapes follow torch's ``scaled_dot_product_attention``: ``(..., heads, length, dim)``.
 """
 
-from flashbias_kernels.attention import biased_attention
+from flashbias_kernels.attention import Choice, biased_attention, choose_backend
 from flashbias_kernels.reference import reference_attention
 
-__all__ = ["biased_attention", "reference_attention"]
+__all__ = ["Choice", "biased_attention", "choose_backend", "reference_attention"]

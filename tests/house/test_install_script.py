@@ -74,7 +74,7 @@ def requirements(name: str) -> list[str]:
 
 COPY = ["--no-deps --force-reinstall ."]
 IN_PLACE = ["--no-deps --editable ."]
-DEV = ["-r requirements/dev.txt"]
+DEV = ["-r requirements/dev.txt -r requirements/dev-cpu.txt"]
 
 
 def test_the_second_time_nothing_is_installed(environment: Environment) -> None:
@@ -89,6 +89,11 @@ def test_tools_for_developers_are_added_to_what_is_there(environment: Environmen
     assert environment.install("--editable", "--dev")[2] == DEV
     assert environment.install("--editable")[2] == []
     assert environment.install("--editable", "--dev")[2] == []
+
+
+def test_a_set_for_a_gpu_has_its_own_triton(environment: Environment) -> None:
+    environment.install("--set", "gpu")
+    assert environment.install("--set", "gpu", "--dev")[2] == ["-r requirements/dev.txt"]
 
 
 def test_in_place_and_as_a_copy(environment: Environment) -> None:

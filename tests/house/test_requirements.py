@@ -85,6 +85,10 @@ def test_the_sets_differ_in_torch_alone() -> None:
             assert other.get(package, version) == version, f"dev.txt and {name}.txt pin another {package}"
 
 
+def test_triton_is_there_for_the_tests_whatever_the_set() -> None:
+    assert set(pins("dev-cpu")) == {"triton"} <= pins("gpu").keys()
+
+
 def test_the_cpu_set_holds_nothing_for_a_gpu() -> None:
     assert not [package for package in pins("cpu") if re.match(r"nvidia|cuequivariance|triton", package)]
 

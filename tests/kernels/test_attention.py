@@ -2,14 +2,29 @@
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from problems import DEVICE, assert_as_right_as_torch, problems
 
 from flashbias_kernels import biased_attention, reference_attention
+
+FLOATS = (torch.float32, torch.bfloat16, torch.float16)
 
 # Relative to the largest value: the unit roundoff of the type, times the few dozen operations between
 # an input and an output (scores, exponential, weighted mean).
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 3e-6, torch.bfloat16: 2e-2, torch.float16: 3e-3}
+
+
+@pytest.fixture(autouse=True)
+def poisoned_memory(monkeypatch):
+    """What is allocated and not written shows: it is not a number."""
+    empty = torch.empty
+
+    def poisoned(*arguments, **options):
+        tensor = empty(*arguments, **options)
+        return tensor.fill_(float("nan")) if tensor.is_floating_point() else tensor
+
+    monkeypatch.setattr(torch, "empty", poisoned)
 
 
 def make(shape, *, dtype=torch.float32, scale=1.0, seed=0):
@@ -23,35 +38,18 @@ def assert_close(got, expected, dtype):
     assert float((got.double() - expected).abs().max() / scale) <= TOLERANCE[dtype]
 
 
-@settings(max_examples=60, deadline=None)
-@given(
-    leading=st.sampled_from([(), (1,), (3,), (2, 3)]),
-    heads=st.integers(1, 4),
-    queries=st.integers(1, 70),
-    keys=st.integers(1, 70),
-    dim=st.sampled_from([8, 24, 32, 48]),
-    dtype=st.sampled_from(list(TOLERANCE)),
-    with_bias=st.booleans(),
-    with_mask=st.booleans(),
-    shared_bias=st.booleans(),
-    spread=st.sampled_from([0.0, 1.0, 30.0]),
-    seed=st.integers(0, 2**20),
-)
-def test_agrees_with_the_definition(
-    leading, heads, queries, keys, dim, dtype, with_bias, with_mask, shared_bias, spread, seed
-):
-    q = make((*leading, heads, queries, dim), dtype=dtype, seed=seed)
-    k = make((*leading, heads, keys, dim), dtype=dtype, seed=seed + 1)
-    v = make((*leading, heads, keys, dim), dtype=dtype, seed=seed + 2)
-    bias = key_mask = None
-    if with_bias:
-        shape = (heads, queries, keys) if shared_bias else (*leading, heads, queries, keys)
-        bias = make(shape, dtype=dtype, scale=spread, seed=seed + 3)
-    if with_mask:
-        key_mask = make((*leading, keys), seed=seed + 4) > 0
-    got = biased_attention(q, k, v, bias=bias, key_mask=key_mask)
-    assert got.dtype == dtype
-    assert_close(got, reference_attention(q, k, v, bias=bias, key_mask=key_mask), dtype)
+@pytest.mark.parametrize("backend", ["sdpa", "reference"])
+@settings(max_examples=150, deadline=None)
+@given(data=st.data())
+def test_agrees_with_the_definition(backend, data):
+    assert_as_right_as_torch(data.draw(problems(FLOATS, longest=70)), backend)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(problems(FLOATS, longest=40))
+def test_the_kernel_agrees_with_the_definition(arguments):
+    arguments = {n: a.to(DEVICE) if isinstance(a, torch.Tensor) else a for n, a in arguments.items()}
+    assert_as_right_as_torch(arguments, "triton")
 
 
 def test_a_query_without_a_key_gives_zeros():
@@ -94,6 +92,46 @@ def test_any_strides():
     )
 
 
+@pytest.mark.parametrize("backend", ["sdpa", "reference", "triton"])
+def test_without_keys_there_is_nothing(backend):
+    q, none = make((2, 3, 5, 8)).to(DEVICE), torch.zeros(2, 3, 0, 8, device=DEVICE)
+    out, lse = biased_attention(q, none, none, backend=backend, return_lse=True)
+    assert (out == 0).all() and out.shape == q.shape
+    assert (lse == float("-inf")).all()
+
+
+def test_a_wide_bias_keeps_its_small_differences():
+    """In bf16 two numbers near 1e4 are 64 apart; softmax sees their difference alone."""
+    q, k, v = (make((3, 9, 8), dtype=torch.bfloat16, seed=seed) for seed in range(3))
+    bias = 1e4 + make((3, 9, 9))
+    out = biased_attention(q, k, v, bias=bias)
+    assert_close(out, reference_attention(q, k, v, bias=bias), torch.bfloat16)
+
+
+def test_a_shared_bias_and_a_mask_of_each_row_forbid_together():
+    """Rows whose allowed keys are all forbidden by the bias, although each alone leaves some."""
+    q, k, v = (make((4, 2, 6, 8), seed=seed) for seed in range(3))
+    bias = make((2, 6, 6))
+    bias[:, :3, :4] = float("-inf")
+    key_mask = torch.ones(4, 6, dtype=torch.bool)
+    key_mask[1, 4:] = False
+    out = biased_attention(q, k, v, bias=bias, key_mask=key_mask)
+    assert (out[1, :, :3] == 0).all()
+    assert_close(out, reference_attention(q, k, v, bias=bias, key_mask=key_mask), torch.float32)
+
+
+def test_gradients_of_factors_and_gate():
+    q, k, v, gate = (make((2, 3, 4, 4), dtype=torch.float64, seed=s).requires_grad_() for s in range(4))
+    for leading in ((1,), (2,)):  # shared, and not: the two ways of the portable backend
+        factors = [make((*leading, 3, 4, 2), dtype=torch.float64, seed=s).requires_grad_() for s in (4, 5)]
+        assert torch.autograd.gradcheck(
+            lambda q, k, v, gate, q_factor, k_factor: biased_attention(
+                q, k, v, gate=gate, q_factor=q_factor, k_factor=k_factor, causal=True
+            ),
+            (q, k, v, gate, *factors),
+        )
+
+
 def test_gradients():
     q, k, v = (make((2, 5, 8), dtype=torch.float64, seed=seed).requires_grad_() for seed in range(3))
     bias = make((2, 5, 5), dtype=torch.float64).requires_grad_()
@@ -104,6 +142,7 @@ def test_gradients():
 
 
 Q = torch.zeros(2, 3, 5, 8)
+F = torch.zeros(3, 5, 2)
 BAD = {
     "q must be \\(..., heads, length, dim\\)": {"q": torch.zeros(5, 8)},
     "q must be floating point": {"q": Q.long()},
@@ -117,6 +156,18 @@ BAD = {
     "bias and the scores do not broadcast": {"bias": torch.zeros(3, 5, 4)},
     "key_mask must be boolean": {"key_mask": torch.ones(5)},
     "key_mask and the keys do not broadcast": {"key_mask": torch.ones(7, dtype=torch.bool)},
+    "q_factor and k_factor belong together, but k_factor is missing": {"q_factor": F},
+    "q_factor and k_factor belong together, but q_factor is missing": {"k_factor": F},
+    "q_factor and k_factor must be": {"q_factor": F, "k_factor": torch.zeros(5, 2)},
+    "differ in rank: 2 and 3": {"q_factor": F, "k_factor": torch.zeros(3, 5, 3)},
+    "k_factor is torch.float16 but q": {"q_factor": F, "k_factor": F.half()},
+    "k_factor has length 4, expected 5": {"q_factor": F, "k_factor": torch.zeros(3, 4, 2)},
+    "q_factor and the heads do not broadcast": {"q_factor": torch.zeros(2, 5, 2), "k_factor": F},
+    "gate is torch.float64": {"gate": Q.double()},
+    "gate and the output do not broadcast": {"gate": torch.zeros(3, 5, 7)},
+    "ranks are of factors": {"ranks": torch.zeros(3, dtype=torch.int32)},
+    "ranks must be int32, one for each of 3": {"q_factor": F, "k_factor": F, "ranks": torch.zeros(3)},
+    "backend must be auto": {"backend": "cuda"},
     "bias is on meta but q is on cpu": {"bias": torch.zeros(5, 5, device="meta")},
 }
 

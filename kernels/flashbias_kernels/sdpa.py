@@ -1,0 +1,104 @@
+"""The portable way: torch's fused attention, with the bias as a mask or in additional channels."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad, scaled_dot_product_attention
+
+from flashbias_kernels.problem import Problem
+from flashbias_kernels.reference import scores_of
+
+# Lower than any score can be: a key with this in a channel of its own has no weight.
+_FORBIDDEN = {torch.float16: -6e4}
+_FORBIDDEN_ELSE = -1e30
+_SCORES_IN_MEMORY = 2**24  # where the sums of their exponentials are wanted
+
+
+def attend(problem: Problem) -> Tensor:
+    """The output; what rows of a triangle share stays shared, and nothing as large as all scores is made."""
+    bias, channels = _bias(problem), []
+    q_factor, k_factor = problem.live_q_factor, problem.k_factor
+    if q_factor is not None and k_factor is not None and not _shared(problem, q_factor, k_factor):
+        channels.append((q_factor, k_factor))
+    allowed = problem.allowed_keys
+    some_key = None
+    if bias is None:
+        mask = allowed
+        some_key = None if allowed is None else allowed.any(-1, keepdim=True)
+    elif allowed is None or _broadcast_is(bias.shape, bias.shape, allowed.shape):
+        mask = bias if allowed is None else bias.masked_fill(~allowed, -math.inf)
+        some_key = (mask > -math.inf).any(-1, keepdim=True)
+    else:  # together they would be as large as all scores
+        mask = bias
+        forbidden = _FORBIDDEN.get(problem.q.dtype, _FORBIDDEN_ELSE)
+        closed = (~allowed).to(problem.q.dtype).transpose(-1, -2) * forbidden
+        channels.append((problem.q.new_ones(1, 1, 1), closed))
+        open_pairs = (bias > -math.inf).float()
+        some_key = open_pairs @ allowed.float().transpose(-1, -2) > 0
+    out = _attend(problem, mask, channels)
+    if some_key is not None:  # torch's kernels disagree about a query without a key, so it is decided here
+        out = out.masked_fill(~some_key, 0.0)
+    return out if problem.gate is None else out * torch.sigmoid(problem.gate)
+
+
+def log_sum_exp(problem: Problem) -> Tensor:
+    """The logarithm of the sum of each query's exponentials, which torch's kernels keep to themselves."""
+    parts = []
+    lines = max(1, _SCORES_IN_MEMORY // (math.prod((*problem.leading, problem.heads)) * problem.keys))
+    for start in range(0, problem.queries, lines):
+        scores = scores_of(problem, torch.promote_types(problem.q.dtype, torch.float32), start, start + lines)
+        parts.append(torch.logsumexp(scores, -1))
+    return torch.cat(parts, -1)
+
+
+def _bias(problem: Problem) -> Tensor | None:
+    """What is added to the scores and has a small shape: the bias, shared factors, and the causal mask."""
+    bias = problem.bias
+    q_factor, k_factor = problem.live_q_factor, problem.k_factor
+    if q_factor is not None and k_factor is not None and _shared(problem, q_factor, k_factor):
+        wide = torch.promote_types(q_factor.dtype, torch.float32)
+        product = q_factor.to(wide) @ k_factor.to(wide).transpose(-1, -2)
+        bias = product if bias is None else product + bias
+    pairs = problem.allowed_pairs
+    if pairs is not None:
+        bias = torch.zeros(pairs.shape, device=pairs.device) if bias is None else bias
+        bias = bias.masked_fill(~pairs, -math.inf)
+    return None if bias is None else _narrowed(bias, problem.q.dtype)
+
+
+def _narrowed(bias: Tensor, dtype: torch.dtype) -> Tensor:
+    """The bias in the dtype of the queries; softmax does not see that each row was moved to end at zero."""
+    if torch.finfo(bias.dtype).eps >= torch.finfo(dtype).eps:
+        return bias.to(dtype)
+    top = bias.amax(-1, keepdim=True)
+    return (bias - top.where(top > -math.inf, 0.0)).to(dtype)
+
+
+def _shared(problem: Problem, q_factor: Tensor, k_factor: Tensor) -> bool:
+    """Whether several rows have the same factors, so that their product is smaller than the scores."""
+    own = torch.broadcast_shapes(q_factor.shape[:-3], k_factor.shape[:-3])
+    return math.prod(own) < math.prod(problem.leading)
+
+
+def _broadcast_is(expected: tuple[int, ...], *shapes: tuple[int, ...]) -> bool:
+    return tuple(torch.broadcast_shapes(*shapes)) == tuple(expected)
+
+
+def _attend(problem: Problem, mask: Tensor | None, channels: list[tuple[Tensor, Tensor]]) -> Tensor:
+    q, k, v = problem.q, problem.k, problem.v
+    if not channels:
+        return scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=problem.scale)
+    q = _with_channels(q * problem.scale, [q_channel for q_channel, _ in channels])
+    k = _with_channels(k, [k_channel for _, k_channel in channels])
+    # torch's fast kernels want one size for all, and on a GPU a multiple of 8.
+    size = -(-max(q.shape[-1], v.shape[-1]) // 8) * 8
+    q, k, wide_v = (pad(t, (0, size - t.shape[-1])) for t in (q, k, v))
+    return scaled_dot_product_attention(q, k, wide_v, attn_mask=mask, scale=1.0)[..., : v.shape[-1]]
+
+
+def _with_channels(tensor: Tensor, channels: list[Tensor]) -> Tensor:
+    shape = torch.broadcast_shapes(tensor.shape[:-1], *(c.shape[:-1] for c in channels))
+    return torch.cat([t.expand(*shape, t.shape[-1]) for t in (tensor, *channels)], -1)

@@ -1,0 +1,115 @@
+"""Problems of every kind to try a backend on, and how right its answer has to be."""
+
+import os
+
+import torch
+from hypothesis import strategies as st
+
+from flashbias_kernels import biased_attention, reference_attention
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+if DEVICE == "cpu":  # Triton's interpreter stands in for a GPU; it has to be told before a kernel is imported
+    os.environ["TRITON_INTERPRET"] = "1"
+
+RANKS = (0, 1, 2, 5, 16, 24, 32, 33, 96)
+LEADING = ((), (1,), (3,), (2, 3), (2, 1, 2), (2, 2, 2))
+
+
+@st.composite
+def problems(draw, dtypes, longest):
+    """Arguments of `biased_attention`: odd sizes, strides and broadcasts, all options, extreme values."""
+    some = lambda *values: draw(st.sampled_from(values))  # noqa: E731
+    generator = torch.Generator().manual_seed(draw(st.integers(0, 2**20)))
+    dtype = some(*dtypes)
+    leading = some(*LEADING)
+    heads, queries, keys = (draw(st.integers(1, most)) for most in (3, longest, longest))
+    dim, value_dim = some((8, 8), (16, 16), (24, 24), (32, 32), (48, 48), (32, 40), (64, 8))
+
+    def normal(*shape):
+        return torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype)
+
+    def shared():
+        return tuple(1 if draw(st.booleans()) else size for size in leading)
+
+    arguments = {
+        "q": normal(*leading, queries, heads, dim).transpose(-2, -3),
+        "k": normal(*leading, heads, keys, dim),
+        "v": normal(*leading, heads, value_dim, keys).transpose(-1, -2),
+    }
+    rank = some(*RANKS)
+    if rank:
+        arguments["q_factor"] = normal(*shared(), heads, queries, rank)
+        arguments["k_factor"] = normal(*shared(), heads, keys, rank)
+        if draw(st.booleans()):
+            arguments["ranks"] = torch.randint(0, rank + 1, (heads,), generator=generator, dtype=torch.int32)
+    kind = some("none", "none", "dense", "forbidding", "constant along queries")
+    if kind != "none":
+        bias = normal(*shared(), heads, queries, keys).float() * some(0.0, 1.0, 30.0, 1e4)
+        bias = bias.clamp(-6e4, 6e4).to(some(dtype, torch.float32))
+        if kind == "forbidding":
+            bias[torch.rand(bias.shape, generator=generator) < 0.3] = float("-inf")
+        arguments["bias"] = bias[..., :1, :] if kind == "constant along queries" else bias
+    kind = some("none", "none", "random", "padding", "everything")
+    if kind != "none":
+        random = torch.rand(*leading, keys, generator=generator) > 0.5
+        padding = (torch.arange(keys) < (keys + 1) // 2).expand_as(random)
+        arguments["key_mask"] = {"random": random, "padding": padding}.get(kind, torch.zeros_like(random))
+    if draw(st.booleans()):
+        arguments["gate"] = normal(*leading, heads, queries, value_dim)
+    if draw(st.booleans()):
+        arguments["causal"] = True
+    return arguments
+
+
+def same_dtype_attention(
+    q, k, v, *, q_factor=None, k_factor=None, bias=None, key_mask=None, gate=None, causal=False, ranks=None
+):
+    """The computation as one writes it in torch, every step in the dtype of the inputs."""
+    scores = q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5
+    if q_factor is not None:
+        if ranks is not None:
+            live = torch.arange(q_factor.shape[-1], device=q.device) < ranks[:, None]
+            q_factor = q_factor.where(live[:, None, :], 0.0)
+        scores = scores + q_factor @ k_factor.transpose(-1, -2)
+    if bias is not None:
+        scores = scores + bias.to(scores.dtype)
+    if key_mask is not None:
+        scores = scores.masked_fill(~key_mask[..., None, None, :], float("-inf"))
+    if causal:
+        later = torch.ones(scores.shape[-2:], dtype=torch.bool, device=q.device).triu(1)
+        scores = scores.masked_fill(later, float("-inf"))
+    out = torch.softmax(scores, -1).nan_to_num(0.0) @ v
+    return out if gate is None else out * torch.sigmoid(gate)
+
+
+def rms(tensor):
+    """Root mean square."""
+    return float(tensor.double().square().mean().sqrt())
+
+
+def _described(arguments):
+    return {n: (tuple(a.shape), a.dtype) if isinstance(a, torch.Tensor) else a for n, a in arguments.items()}
+
+
+def assert_as_right_as_torch(arguments, backend):
+    """The error to float64 is at most 1.5 times that of torch in the same dtype, or a rounding."""
+    options = {name: value for name, value in arguments.items() if name not in "qkv"}
+    q, k, v = (arguments[name] for name in "qkv")
+    expected, expected_lse = reference_attention(q, k, v, return_lse=True, **options)
+    out, lse = biased_attention(q, k, v, backend=backend, return_lse=True, **options)
+    assert (out.dtype, out.shape) == (q.dtype, expected.shape)
+    assert torch.isfinite(out).all()
+    theirs = rms(same_dtype_attention(q, k, v, **options).double() - expected)
+    ours = rms(out.double() - expected)
+    least = torch.finfo(q.dtype).eps * rms(expected)
+    factor = 1.5 if out.numel() > 1000 else 5  # a handful of numbers makes no statistics
+    assert ours <= factor * max(theirs, least), (
+        f"error {ours:.2e}, torch's {theirs:.2e}, {_described(arguments)}"
+    )
+    empty = expected_lse == float("-inf")
+    assert torch.equal(lse == float("-inf"), empty)
+    # A score is rounded where its channels are; the sum is of scores near the largest.
+    close = 1e-4 if q.dtype == torch.float32 else 2e-2
+    torch.testing.assert_close(
+        lse.double()[~empty], expected_lse[~empty], rtol=close, atol=close, check_dtype=False
+    )

@@ -1,0 +1,141 @@
+"""What only the Triton backend has: its guard, its launches, and that it copies nothing."""
+
+import pytest
+import torch
+from problems import DEVICE, assert_as_right_as_torch, rms
+
+from flashbias_kernels import biased_attention, choose_backend, reference_attention, triton_backend
+from flashbias_kernels.problem import check
+
+
+def normal(*shape, dtype=torch.float32, seed=0):
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(DEVICE, dtype)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("rise", [20.0, 300.0, -300.0])
+@pytest.mark.parametrize("kind", ["dense", "factors"])
+def test_scores_that_run_away_from_the_first_tile_are_followed(dtype, rise, kind):
+    """The loop without a maximum takes the first tile's; the later ones are `rise` higher for each tile."""
+    heads, length = 2, 70
+    q, k, v = (normal(heads, length, 32, dtype=dtype, seed=seed) for seed in range(3))
+    slope = (torch.arange(length, device=DEVICE) // 16 * rise).to(dtype)
+    if kind == "dense":
+        options = {"bias": slope.expand(heads, length, length)}
+    else:
+        ones = torch.ones(heads, length, 1, device=DEVICE, dtype=dtype)
+        options = {"q_factor": ones, "k_factor": slope[:, None].expand(heads, length, 1)}
+    assert_as_right_as_torch({"q": q, "k": k, "v": v, **options}, "triton")
+
+
+def test_a_first_tile_without_a_key_is_no_level():
+    """Rows whose first keys are all masked, and whose scores are far from zero either way."""
+    q, k, v = (normal(2, 50, 16, seed=seed) for seed in range(3))
+    mask = torch.arange(50, device=DEVICE) >= 33
+    for level in (-500.0, 500.0):
+        assert_as_right_as_torch(
+            {"q": q, "k": k, "v": v, "key_mask": mask, "bias": torch.full((2, 50, 50), level, device=DEVICE)},
+            "triton",
+        )
+
+
+def test_values_may_be_huge():
+    q, k = (normal(2, 40, 16, seed=seed) for seed in range(2))
+    v = 1e30 * normal(2, 40, 16, seed=2)
+    assert_as_right_as_torch({"q": q, "k": k, "v": v}, "triton")
+
+
+def test_what_is_broadcast_is_not_copied():
+    """All that the kernels are given are views of what the caller gave."""
+    q, k, v = (normal(2, 5, 3, 7, 8, seed=seed) for seed in range(3))
+    factors = normal(2, 1, 3, 7, 4), normal(1, 1, 3, 7, 4)
+    bias, mask, gate = normal(3, 7, 1), normal(5, 7) > 0, normal(2, 1, 3, 7, 8)
+    problem = check(q, k, v, q_factor=factors[0], k_factor=factors[1], bias=bias, key_mask=mask, gate=gate)
+    out, lse = torch.empty(2, 5, 3, 7, 8), torch.empty(2, 5, 3, 7)
+    (views,) = triton_backend._two_leading_dimensions(problem, out, lse)
+    given = (q, k, v, *factors, bias, gate, out, mask, lse)
+    for view, original in zip(views, given, strict=True):
+        assert view.untyped_storage().data_ptr() == original.untyped_storage().data_ptr()
+        assert view.shape[:2] == (2, 5)
+    assert views.bias.stride() == (0, 0, 7, 1, 0)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "strides", "groups"),
+    [
+        ((), [()], [[], []]),
+        ((1, 1), [(5, 5)], [[], []]),
+        ((6,), [(8,)], [[], [0]]),
+        ((2, 3, 4), [(12, 4, 1)], [[], [0, 1, 2]]),
+        ((2, 3, 4), [(12, 4, 1), (0, 0, 0)], [[], [0, 1, 2]]),
+        ((2, 3, 4), [(12, 4, 1), (4, 0, 1)], [[0], [1], [2]]),
+        ((2, 1, 4), [(4, 99, 1), (0, 7, 0)], [[], [0, 2]]),
+        ((2, 3, 4), [(12, 4, 1), (0, 4, 1)], [[0], [1, 2]]),
+    ],
+)
+def test_dimensions_are_merged_where_every_tensor_steps_evenly(sizes, strides, groups):
+    assert triton_backend._mergeable(sizes, strides) == groups
+
+
+@pytest.mark.parametrize(
+    ("rank", "parts"),
+    [
+        (0, []),
+        (1, [16]),
+        (16, [16]),
+        (24, [32]),
+        (33, [32, 16]),
+        (96, [64, 32]),
+        (113, [128]),
+        (240, [128, 64, 32, 16]),
+    ],
+)
+def test_a_rank_costs_the_next_multiple_of_16(rank, parts):
+    assert [part for part in triton_backend.parts_of(rank) if part] == parts
+
+
+def test_many_leading_dimensions_run_one_after_another():
+    q, k, v = (normal(2, 2, 2, 2, 9, 8, seed=seed) for seed in range(3))
+    bias = normal(2, 1, 2, 2, 9, 9)  # shared by the second dimension: no two of the three can be merged
+    assert_as_right_as_torch({"q": q, "k": k, "v": v, "bias": bias}, "triton")
+
+
+def test_ranks_are_read_where_they_lie():
+    """A rank may grow from call to call; the kernel stops at what it finds."""
+    q, k, v = (normal(3, 20, 16, seed=seed) for seed in range(3))
+    q_factor, k_factor = normal(3, 20, 40, seed=3), normal(3, 20, 40, seed=4)
+    ranks = torch.tensor([0, 17, 99], dtype=torch.int32, device=DEVICE)  # more than there are is all
+    out = biased_attention(q, k, v, q_factor=q_factor, k_factor=k_factor, ranks=ranks, backend="triton")
+    for head, rank in enumerate((0, 17, 40)):
+        expected = reference_attention(
+            *(x[head : head + 1] for x in (q, k, v)),
+            q_factor=q_factor[head : head + 1, :, :rank],
+            k_factor=k_factor[head : head + 1, :, :rank],
+        )
+        assert rms(out[head].double() - expected[0]) < 1e-5
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        ({"dtype": torch.float64}, "float64 is none of"),
+        ({"dim": 136}, "head dimensions 136 and 136 go beyond 128"),
+        ({"rank": 241}, "rank 241 goes beyond 240"),
+    ],
+)
+def test_what_the_kernel_cannot_do_it_says(change, why):
+    kind = {"dtype": torch.float32, "dim": 8, "rank": 1, **change}
+    q = torch.zeros(1, 4, kind["dim"], dtype=kind["dtype"], device=DEVICE)
+    factor = torch.zeros(1, 4, kind["rank"], dtype=kind["dtype"], device=DEVICE)
+    options = {"q_factor": factor, "k_factor": factor}
+    with pytest.raises(ValueError, match=f"backend triton cannot do this: .*{why}"):
+        biased_attention(q, q, q, backend="triton", **options)
+    assert torch.isfinite(biased_attention(q, q, q, **options)).all()
+    assert choose_backend(q, q, q, **options).backend == "sdpa"
+
+
+def test_without_a_compiler_it_says_so(monkeypatch):
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    q = torch.zeros(1, 4, 8)
+    with pytest.raises(ValueError, match="on cpu, which has no compiler"):
+        biased_attention(q, q, q, backend="triton")
