@@ -2,9 +2,9 @@
 
 Softmax needs a number near each row's maximum, so that exponentials stay in range. The usual loop follows
 the maximum from tile to tile and rescales what it has. Floating point is more patient than that: fp32 and
-bf16 reach 2^127, so the maximum over the first tile alone will do, unless a later score exceeds it by far.
-The loop here carries no maximum. Whether a row ran over shows at the end, and such a block goes over its
-keys once more, the usual way.
+bf16 reach 2^127, so the maximum over a few keys will do as a level, unless a later score exceeds it by far.
+The loop here carries no maximum. Whether a row ran over shows at the end, and such a block looks for its
+true maxima and goes over its keys once more.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import triton.language as tl
 LOG2_E = tl.constexpr(1.4426950408889634)
 LN_2 = tl.constexpr(0.6931471805599453)
 NEVER = tl.constexpr(float("-inf"))
+LEVEL_KEYS = tl.constexpr(16)
 
 
 @triton.jit
@@ -130,24 +131,11 @@ def _weights(scores, level, EXACT: tl.constexpr):
 
 
 @triton.jit
-def _step(
-    acc, total, top, scores, values, FOLLOW: tl.constexpr, PRECISION: tl.constexpr, WIDEN: tl.constexpr
-):
-    """Add a tile. With FOLLOW the maximum may rise, and what was added before is brought to the new one."""
-    if FOLLOW:
-        risen = tl.maximum(top, tl.max(scores, 1))
-        # A row that has seen no key yet keeps -inf as its maximum, which must not be subtracted.
-        level = tl.where(risen == NEVER, 0.0, risen)
-        shrink = tl.exp2((top - level) * LOG2_E)
-        weights = _weights(scores, level, values.dtype == tl.float32)
-        total = total * shrink + tl.sum(weights, 1)
-        acc = acc * shrink[:, None]
-        top = risen
-    else:
-        weights = _weights(scores, top, values.dtype == tl.float32)
-        total = total + tl.sum(weights, 1)
+def _add(acc, total, scores, level, values, PRECISION: tl.constexpr, WIDEN: tl.constexpr):
+    """Add what a tile of keys contributes."""
+    weights = _weights(scores, level, values.dtype == tl.float32)
     acc = _product(weights.to(values.dtype), values, acc, PRECISION, WIDEN)
-    return acc, total, top
+    return acc, total + tl.sum(weights, 1)
 
 
 @triton.jit
@@ -173,7 +161,7 @@ def forward_kernel(
     """Write a block of rows of the output, and the logarithms of their sums.
 
     Leading dimensions are two, y and z. Strides are in elements, zero along what is broadcast; `lse` is
-    contiguous. PATIENCE is the sum up to which the loop without a maximum is trusted; 0 skips that loop.
+    contiguous. PATIENCE is the sum up to which a level from a few keys is trusted; 0 looks at all at once.
     """
     # One grid dimension: the others end at 65,535. Blocks of a head are neighbours, and share its keys in L2.
     blocks = tl.cdiv(M, BLOCK_M)
@@ -210,62 +198,53 @@ def forward_kernel(
         end = tl.minimum(N, (block + 1) * BLOCK_M)
     whole = (end // BLOCK_N) * BLOCK_N
     keys = tl.arange(0, BLOCK_N)
-    origin = tl.zeros([], tl.int32)  # a tensor also where the interpreter has plain numbers
+    few_keys = tl.arange(0, LEVEL_KEYS)
+    origin = tl.zeros([], tl.int32)  # makes a tensor of what the interpreter has as a plain number
 
-    top = tl.full([BLOCK_M], NEVER, tl.float32)
+    level = tl.zeros([BLOCK_M], tl.float32)
     total = tl.zeros([BLOCK_M], tl.float32)
     acc = tl.zeros([BLOCK_M, BLOCK_DV], tl.float32)
-    again = True
-    if PATIENCE > 0:
-        # The first tile sets the level; a row that it shows no key gets one that any score is far from.
-        start = origin
-        scores = _scores(
-            q, qf0, qf1, qf2, qf3, k, kf, bias, mask,
-            k_n, k_d, kf_n, kf_r, bias_m, bias_n, mask_n, rows, start, keys, M, N, rank,
-            D, RANK, C0, C1, C2, C3, HAS_BIAS, HAS_MASK, HAS_RANKS, CAUSAL, PRECISION, WIDEN, BLOCK_D, True,
-        )  # fmt: skip
-        top = tl.max(scores, 1)
-        top = tl.where(top == NEVER, 0.0, top)
-        values = _values(v, v_n, v_d, start, keys, N, DV, BLOCK_DV, True)
-        acc, total, top = _step(acc, total, top, scores, values, False, PRECISION, WIDEN)
-        for first in range(BLOCK_N, whole, BLOCK_N):
-            start = origin + first
+    looked_at = origin + LEVEL_KEYS
+    if PATIENCE == 0:
+        looked_at = origin + end
+    attempts = origin + 1
+    while attempts > 0:
+        level = tl.full([BLOCK_M], NEVER, tl.float32)
+        for first in range(0, looked_at, LEVEL_KEYS):
             scores = _scores(
                 q, qf0, qf1, qf2, qf3, k, kf, bias, mask,
-                k_n, k_d, kf_n, kf_r, bias_m, bias_n, mask_n, rows, start, keys, M, N, rank,
+                k_n, k_d, kf_n, kf_r, bias_m, bias_n, mask_n, rows, origin + first, few_keys, M, N, rank,
+                D, RANK, C0, C1, C2, C3, HAS_BIAS, HAS_MASK, HAS_RANKS, CAUSAL,
+                PRECISION, WIDEN, BLOCK_D, True,
+            )  # fmt: skip
+            level = tl.maximum(level, tl.max(scores, 1))
+        level = tl.where(level == NEVER, 0.0, level)  # of a row that has seen no key yet
+        total = tl.zeros([BLOCK_M], tl.float32)
+        acc = tl.zeros([BLOCK_M, BLOCK_DV], tl.float32)
+        for first in range(0, whole, BLOCK_N):
+            scores = _scores(
+                q, qf0, qf1, qf2, qf3, k, kf, bias, mask,
+                k_n, k_d, kf_n, kf_r, bias_m, bias_n, mask_n, rows, origin + first, keys, M, N, rank,
                 D, RANK, C0, C1, C2, C3, HAS_BIAS, HAS_MASK, HAS_RANKS, CAUSAL,
                 PRECISION, WIDEN, BLOCK_D, False,
             )  # fmt: skip
-            values = _values(v, v_n, v_d, start, keys, N, DV, BLOCK_DV, False)
-            acc, total, top = _step(acc, total, top, scores, values, False, PRECISION, WIDEN)
-        if (whole < end) & (whole > 0):
-            start = origin + whole
+            values = _values(v, v_n, v_d, origin + first, keys, N, DV, BLOCK_DV, False)
+            acc, total = _add(acc, total, scores, level, values, PRECISION, WIDEN)
+        if whole < end:
             scores = _scores(
                 q, qf0, qf1, qf2, qf3, k, kf, bias, mask,
-                k_n, k_d, kf_n, kf_r, bias_m, bias_n, mask_n, rows, start, keys, M, N, rank,
+                k_n, k_d, kf_n, kf_r, bias_m, bias_n, mask_n, rows, origin + whole, keys, M, N, rank,
                 D, RANK, C0, C1, C2, C3, HAS_BIAS, HAS_MASK, HAS_RANKS, CAUSAL,
                 PRECISION, WIDEN, BLOCK_D, True,
             )  # fmt: skip
-            values = _values(v, v_n, v_d, start, keys, N, DV, BLOCK_DV, True)
-            acc, total, top = _step(acc, total, top, scores, values, False, PRECISION, WIDEN)
-        # The first tile gave every row a weight of 1. A sum that is less saw no key there; NaN is neither.
-        trusted = (total >= 1.0) & (total <= PATIENCE)
-        trusted = trusted & (tl.max(tl.abs(acc), 1) < float("inf"))
-        again = tl.min((trusted | (rows >= M)).to(tl.int32), 0) == 0
-    if again:
-        top = tl.full([BLOCK_M], NEVER, tl.float32)
-        total = tl.zeros([BLOCK_M], tl.float32)
-        acc = tl.zeros([BLOCK_M, BLOCK_DV], tl.float32)
-        for first in range(0, end, BLOCK_N):
-            start = origin + first
-            scores = _scores(
-                q, qf0, qf1, qf2, qf3, k, kf, bias, mask,
-                k_n, k_d, kf_n, kf_r, bias_m, bias_n, mask_n, rows, start, keys, M, N, rank,
-                D, RANK, C0, C1, C2, C3, HAS_BIAS, HAS_MASK, HAS_RANKS, CAUSAL,
-                PRECISION, WIDEN, BLOCK_D, True,
-            )  # fmt: skip
-            values = _values(v, v_n, v_d, start, keys, N, DV, BLOCK_DV, True)
-            acc, total, top = _step(acc, total, top, scores, values, True, PRECISION, WIDEN)
+            values = _values(v, v_n, v_d, origin + whole, keys, N, DV, BLOCK_DV, True)
+            acc, total = _add(acc, total, scores, level, values, PRECISION, WIDEN)
+        # A key that set the level has a weight of 1. A row with less in all saw none; NaN compares as false.
+        trusted = (total > 0.5) & (total <= PATIENCE) & (tl.max(tl.abs(acc), 1) < float("inf"))
+        unsure = tl.min((trusted | (rows >= M)).to(tl.int32), 0) == 0
+        again = unsure & (looked_at < end)
+        attempts = again.to(tl.int32)
+        looked_at = origin + end
 
     some = total > 0
     out = tl.where(some[:, None], acc / tl.where(some, total, 1.0)[:, None], 0.0)
@@ -282,5 +261,5 @@ def forward_kernel(
         out_ptr + y * out_y + z * out_z + h * out_h + row * out_m + dims[None, :] * out_d,
         out.to(out_ptr.dtype.element_ty), mask=kept,
     )  # fmt: skip
-    lse = tl.where(some, top + tl.log2(tl.where(some, total, 1.0)) * LN_2, NEVER)
+    lse = tl.where(some, level + tl.log2(tl.where(some, total, 1.0)) * LN_2, NEVER)
     tl.store(lse_ptr + ((y * Z + z) * H + h) * M + rows, lse, mask=rows < M)

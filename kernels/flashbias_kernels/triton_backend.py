@@ -17,7 +17,7 @@ from flashbias_kernels.problem import Problem
 LARGEST_DIM = 128
 LARGEST_RANK = 240  # of which the parts are powers of two: 128 + 64 + 32 + 16
 PARTS = (128, 64, 32, 16)
-# The sum up to which the loop without a maximum is trusted: fp16 ends at 65,504, the others at 2^127.
+# The sum up to which a level from a few keys is trusted: fp16 ends at 65,504, the others at 2^127.
 PATIENCE = {torch.float16: 2.0**15, torch.bfloat16: 2.0**64, torch.float32: 2.0**64}
 
 
