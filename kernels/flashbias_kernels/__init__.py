@@ -3,10 +3,19 @@
     from flashbias_kernels import biased_attention
     out = biased_attention(q, k, v, bias=bias, key_mask=mask)
 
-Shapes follow torch's ``scaled_dot_product_attention``: ``(..., heads, length, dim)``.
+Shapes follow torch's ``scaled_dot_product_attention``: ``(..., heads, length, dim)``. Factors of biases that
+have a closed form are in ``flashbias_kernels.factors``.
 """
 
 from flashbias_kernels.attention import Choice, biased_attention, choose_backend
+from flashbias_kernels.drop_ins import flash_bias_func, triangle_attention
 from flashbias_kernels.reference import reference_attention
 
-__all__ = ["Choice", "biased_attention", "choose_backend", "reference_attention"]
+__all__ = [
+    "Choice",
+    "biased_attention",
+    "choose_backend",
+    "flash_bias_func",
+    "reference_attention",
+    "triangle_attention",
+]

@@ -85,7 +85,8 @@ def biased_attention(
         q: Queries, ``(..., H, Lq, D)``.
         k: Keys, ``(..., H, Lk, D)``.
         v: Values, ``(..., H, Lk, Dv)``.
-        q_factor: With `k_factor`, a bias of low rank: ``(..., H, Lq, R)``, broadcast over leading dimensions.
+        q_factor: With `k_factor`, a bias of low rank: ``(..., H, Lq, R)``, broadcast over leading dimensions
+            and heads. In the dtype of `q`, or in float32 where positions or distances need the digits.
         k_factor: ``(..., H, Lk, R)``.
         bias: A dense bias, broadcastable to ``(..., H, Lq, Lk)``; ``-inf`` forbids a pair.
         key_mask: Boolean, broadcastable to ``(..., Lk)`` over the leading dimensions without the heads;

@@ -62,7 +62,8 @@ def _scores(
     D: tl.constexpr, RANK: tl.constexpr,
     C0: tl.constexpr, C1: tl.constexpr, C2: tl.constexpr, C3: tl.constexpr,
     HAS_BIAS: tl.constexpr, HAS_MASK: tl.constexpr, HAS_RANKS: tl.constexpr, CAUSAL: tl.constexpr,
-    PRECISION: tl.constexpr, WIDEN: tl.constexpr, BLOCK_D: tl.constexpr, LAST: tl.constexpr,
+    PRECISION: tl.constexpr, FACTOR_PRECISION: tl.constexpr, WIDEN: tl.constexpr, BLOCK_D: tl.constexpr,
+    LAST: tl.constexpr,
 ):  # fmt: skip
     """Scores of the tile at `start`, -inf where a key may not be attended; LAST where the keys end within."""
     WHOLE: tl.constexpr = (C0 + C1 + C2 + C3 == RANK) and not HAS_RANKS
@@ -85,16 +86,16 @@ def _scores(
         scores = _product(q, tile, scores, PRECISION, WIDEN)
     if C0:
         tile = _key_channels(kf, kf_n, kf_r, start, keys, N, 0, C0, WHOLE, rank, LAST)
-        scores = _product(qf0, tile, scores, PRECISION, WIDEN)
+        scores = _product(qf0, tile, scores, FACTOR_PRECISION, WIDEN)
     if C1:
         tile = _key_channels(kf, kf_n, kf_r, start, keys, N, C0, C1, WHOLE, rank, LAST)
-        scores = _product(qf1, tile, scores, PRECISION, WIDEN)
+        scores = _product(qf1, tile, scores, FACTOR_PRECISION, WIDEN)
     if C2:
         tile = _key_channels(kf, kf_n, kf_r, start, keys, N, C0 + C1, C2, WHOLE, rank, LAST)
-        scores = _product(qf2, tile, scores, PRECISION, WIDEN)
+        scores = _product(qf2, tile, scores, FACTOR_PRECISION, WIDEN)
     if C3:
         tile = _key_channels(kf, kf_n, kf_r, start, keys, N, C0 + C1 + C2, C3, WHOLE, rank, LAST)
-        scores = _product(qf3, tile, scores, PRECISION, WIDEN)
+        scores = _product(qf3, tile, scores, FACTOR_PRECISION, WIDEN)
     if HAS_MASK:
         pointers = (mask + start.to(tl.int64) * mask_n) + keys * mask_n
         if LAST:
@@ -155,7 +156,8 @@ def forward_kernel(
     D: tl.constexpr, DV: tl.constexpr, RANK: tl.constexpr,
     C0: tl.constexpr, C1: tl.constexpr, C2: tl.constexpr, C3: tl.constexpr,
     HAS_BIAS: tl.constexpr, HAS_MASK: tl.constexpr, HAS_GATE: tl.constexpr, HAS_RANKS: tl.constexpr,
-    CAUSAL: tl.constexpr, PATIENCE: tl.constexpr, PRECISION: tl.constexpr, WIDEN: tl.constexpr,
+    CAUSAL: tl.constexpr, PATIENCE: tl.constexpr,
+    PRECISION: tl.constexpr, FACTOR_PRECISION: tl.constexpr, WIDEN: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_DV: tl.constexpr,
 ):  # fmt: skip
     """Write a block of rows of the output, and the logarithms of their sums.
@@ -215,7 +217,7 @@ def forward_kernel(
                 q, qf0, qf1, qf2, qf3, k, kf, bias, mask,
                 k_n, k_d, kf_n, kf_r, bias_m, bias_n, mask_n, rows, origin + first, few_keys, M, N, rank,
                 D, RANK, C0, C1, C2, C3, HAS_BIAS, HAS_MASK, HAS_RANKS, CAUSAL,
-                PRECISION, WIDEN, BLOCK_D, True,
+                PRECISION, FACTOR_PRECISION, WIDEN, BLOCK_D, True,
             )  # fmt: skip
             level = tl.maximum(level, tl.max(scores, 1))
         level = tl.where(level == NEVER, 0.0, level)  # of a row that has seen no key yet
@@ -226,7 +228,7 @@ def forward_kernel(
                 q, qf0, qf1, qf2, qf3, k, kf, bias, mask,
                 k_n, k_d, kf_n, kf_r, bias_m, bias_n, mask_n, rows, origin + first, keys, M, N, rank,
                 D, RANK, C0, C1, C2, C3, HAS_BIAS, HAS_MASK, HAS_RANKS, CAUSAL,
-                PRECISION, WIDEN, BLOCK_D, False,
+                PRECISION, FACTOR_PRECISION, WIDEN, BLOCK_D, False,
             )  # fmt: skip
             values = _values(v, v_n, v_d, origin + first, keys, N, DV, BLOCK_DV, False)
             acc, total = _add(acc, total, scores, level, values, PRECISION, WIDEN)
@@ -235,7 +237,7 @@ def forward_kernel(
                 q, qf0, qf1, qf2, qf3, k, kf, bias, mask,
                 k_n, k_d, kf_n, kf_r, bias_m, bias_n, mask_n, rows, origin + whole, keys, M, N, rank,
                 D, RANK, C0, C1, C2, C3, HAS_BIAS, HAS_MASK, HAS_RANKS, CAUSAL,
-                PRECISION, WIDEN, BLOCK_D, True,
+                PRECISION, FACTOR_PRECISION, WIDEN, BLOCK_D, True,
             )  # fmt: skip
             values = _values(v, v_n, v_d, origin + whole, keys, N, DV, BLOCK_DV, True)
             acc, total = _add(acc, total, scores, level, values, PRECISION, WIDEN)

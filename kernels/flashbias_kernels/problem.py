@@ -155,9 +155,11 @@ def _check_factors(
         raise ValueError(
             f"q_factor and k_factor differ in rank: {q_factor.shape[-1]} and {k_factor.shape[-1]}"
         )
+    if q_factor.dtype != k_factor.dtype:
+        raise ValueError(f"k_factor is {k_factor.dtype} but q_factor is {q_factor.dtype}")
     for name, factor, length in (("q_factor", q_factor, queries), ("k_factor", k_factor, keys)):
-        if factor.dtype != dtype:
-            raise ValueError(f"{name} is {factor.dtype} but q is {dtype}")
+        if factor.dtype not in (dtype, torch.float32):
+            raise ValueError(f"{name} is {factor.dtype} but q is {dtype}; float32 is taken beside any")
         if factor.shape[-2] != length:
             raise ValueError(f"{name} has length {factor.shape[-2]}, expected {length}")
         _check_broadcast(name, factor.shape[:-2], "the heads", heads)

@@ -59,22 +59,29 @@ def _bias(problem: Problem) -> Tensor | None:
     bias = problem.bias
     q_factor, k_factor = problem.live_q_factor, problem.k_factor
     if q_factor is not None and k_factor is not None and _shared(problem, q_factor, k_factor):
-        wide = torch.promote_types(q_factor.dtype, torch.float32)
+        wide = torch.promote_types(problem.q.dtype, torch.float32)
         product = q_factor.to(wide) @ k_factor.to(wide).transpose(-1, -2)
-        bias = product if bias is None else product + bias
+        bias = product if bias is None else product + _from_top(bias.to(wide))
     pairs = problem.allowed_pairs
     if pairs is not None:
         bias = torch.zeros(pairs.shape, device=pairs.device) if bias is None else bias
         bias = bias.masked_fill(~pairs, -math.inf)
-    return None if bias is None else _narrowed(bias, problem.q.dtype)
+    return None if bias is None else _taken(bias, problem.q.dtype)
 
 
-def _narrowed(bias: Tensor, dtype: torch.dtype) -> Tensor:
-    """The bias in the dtype of the queries; softmax does not see that each row was moved to end at zero."""
-    if torch.finfo(bias.dtype).eps >= torch.finfo(dtype).eps:
+def _taken(bias: Tensor, dtype: torch.dtype) -> Tensor:
+    """The bias in a dtype that torch takes beside queries of another: on a CPU float32, on a GPU the same."""
+    if torch.finfo(bias.dtype).bits <= torch.finfo(dtype).bits:
         return bias.to(dtype)
+    if bias.device.type == "cpu":
+        return bias.float()
+    return _from_top(bias).to(dtype)  # so that the digits are where they count
+
+
+def _from_top(bias: Tensor) -> Tensor:
+    """The bias less the largest of each row, which softmax does not see: what counts is near zero then."""
     top = bias.amax(-1, keepdim=True)
-    return (bias - top.where(top > -math.inf, 0.0)).to(dtype)
+    return bias - top.where(top > -math.inf, 0.0)
 
 
 def _shared(problem: Problem, q_factor: Tensor, k_factor: Tensor) -> bool:
@@ -91,12 +98,20 @@ def _attend(problem: Problem, mask: Tensor | None, channels: list[tuple[Tensor, 
     q, k, v = problem.q, problem.k, problem.v
     if not channels:
         return scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=problem.scale)
-    q = _with_channels(q * problem.scale, [q_channel for q_channel, _ in channels])
-    k = _with_channels(k, [k_channel for _, k_channel in channels])
+    wide = _widest(q, *(channel for pair in channels for channel in pair))
+    q, k, v = q.to(wide), k.to(wide), v.to(wide)
+    mask = mask if mask is None or mask.dtype == torch.bool else mask.to(wide)
+    q = _with_channels(q * problem.scale, [q_channel.to(wide) for q_channel, _ in channels])
+    k = _with_channels(k, [k_channel.to(wide) for _, k_channel in channels])
     # torch's fast kernels want one size for all, and on a GPU a multiple of 8.
     size = -(-max(q.shape[-1], v.shape[-1]) // 8) * 8
     q, k, wide_v = (pad(t, (0, size - t.shape[-1])) for t in (q, k, v))
-    return scaled_dot_product_attention(q, k, wide_v, attn_mask=mask, scale=1.0)[..., : v.shape[-1]]
+    out = scaled_dot_product_attention(q, k, wide_v, attn_mask=mask, scale=1.0)
+    return out[..., : v.shape[-1]].to(problem.q.dtype)
+
+
+def _widest(*tensors: Tensor) -> torch.dtype:
+    return max((t.dtype for t in tensors), key=lambda dtype: torch.finfo(dtype).bits)
 
 
 def _with_channels(tensor: Tensor, channels: list[Tensor]) -> Tensor:

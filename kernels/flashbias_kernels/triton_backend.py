@@ -148,6 +148,7 @@ def _launch(problem: Problem, views: Views) -> None:
     from flashbias_kernels.forward import forward_kernel
 
     blocks = blocks_for(problem)
+    precision = "tf32" if torch.backends.cuda.matmul.allow_tf32 else "ieee"
     y, z, heads, queries, dim = views.q.shape
     value_dim = views.v.shape[-1]
     grid = (y * z * heads * triton.cdiv(queries, blocks.queries),)
@@ -184,7 +185,9 @@ def _launch(problem: Problem, views: Views) -> None:
         HAS_RANKS=ranks is not None,
         CAUSAL=problem.causal,
         PATIENCE=PATIENCE[problem.q.dtype],
-        PRECISION="tf32" if torch.backends.cuda.matmul.allow_tf32 else "ieee",
+        PRECISION=precision,
+        # Factors in float32 beside queries in 16 bits are so for their digits, which TF32 cuts off.
+        FACTOR_PRECISION=precision if problem.q.dtype == torch.float32 else "tf32x3",
         WIDEN=_interpreted() and problem.q.dtype == torch.bfloat16,
         BLOCK_M=blocks.queries,
         BLOCK_N=blocks.keys,

@@ -12,6 +12,8 @@ if DEVICE == "cpu":  # Triton's interpreter stands in for a GPU; it has to be to
     os.environ["TRITON_INTERPRET"] = "1"
 
 RANKS = (0, 1, 2, 5, 16, 24, 32, 33, 96)
+# Where torch is as good as this, it was lucky. In 16 bits the output is rounded once, in 32 the steps count.
+ROUNDING = {torch.float32: 2**-22, torch.bfloat16: 2**-8, torch.float16: 2**-11}
 LEADING = ((), (1,), (3,), (2, 3), (2, 1, 2), (2, 2, 2))
 
 
@@ -38,8 +40,9 @@ def problems(draw, dtypes, longest):
     }
     rank = some(*RANKS)
     if rank:
-        arguments["q_factor"] = normal(*shared(), heads, queries, rank)
-        arguments["k_factor"] = normal(*shared(), heads, keys, rank)
+        precision = some(dtype, torch.float32)
+        arguments["q_factor"] = normal(*shared(), some(1, heads), queries, rank).to(precision)
+        arguments["k_factor"] = normal(*shared(), some(1, heads), keys, rank).to(precision)
         if draw(st.booleans()):
             arguments["ranks"] = torch.randint(0, rank + 1, (heads,), generator=generator, dtype=torch.int32)
     kind = some("none", "none", "dense", "forbidding", "constant along queries")
@@ -70,7 +73,7 @@ def same_dtype_attention(
         if ranks is not None:
             live = torch.arange(q_factor.shape[-1], device=q.device) < ranks[:, None]
             q_factor = q_factor.where(live[:, None, :], 0.0)
-        scores = scores + q_factor @ k_factor.transpose(-1, -2)
+        scores = scores + (q_factor @ k_factor.transpose(-1, -2)).to(scores.dtype)
     if bias is not None:
         scores = scores + bias.to(scores.dtype)
     if key_mask is not None:
@@ -101,8 +104,8 @@ def assert_as_right_as_torch(arguments, backend):
     assert torch.isfinite(out).all()
     theirs = rms(same_dtype_attention(q, k, v, **options).double() - expected)
     ours = rms(out.double() - expected)
-    least = torch.finfo(q.dtype).eps * rms(expected)
-    factor = 1.5 if out.numel() > 1000 else 5  # a handful of numbers makes no statistics
+    least = ROUNDING[q.dtype] * rms(expected)
+    factor = 1.5 if lse.numel() > 300 else 5  # errors of a row go together: a handful makes no statistics
     assert ours <= factor * max(theirs, least), (
         f"error {ours:.2e}, torch's {theirs:.2e}, {_described(arguments)}"
     )
