@@ -26,7 +26,7 @@ demo: install  ## predict the example inputs with the demonstration model, on an
 	@$(BIN)/flashbias-fold predict data/examples --out $(DEMO_OUT) $(DEMO_ARGS)
 	@echo "demo: $(DEMO_OUT)/summary.csv has a line for each structure, with its scores; the structures:"
 	@find $(DEMO_OUT) -name '*.cif' | sort | sed 's/^/demo:   /'
-	@echo "demo: how close they are to experiment; the model was trained on all but 1a1t (a TM-score far below the LDDT: a mirror image)"
+	@echo "demo: how close they are to experiment; the model was trained on all but 1a1t"
 	@scores=$$($(BIN)/python scripts/evaluate_demo.py --score $(DEMO_OUT)) && echo "$$scores" | sed 's/^/demo:   /'
 
 test: install-dev  ## the tests; TEST_ARGS="-k kernels" runs some of them

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 FEATURES = "features.pt.gz"
 ROLES = ("trained", "unseen", "strangers")
+BACKBONE = ("N", "CA", "C", "O")
 
 
 @dataclass
@@ -142,6 +143,20 @@ def bonds(example: Example) -> Tensor:
     """
     near = torch.cdist(example.coordinate, example.coordinate) < 2.1
     return (near & example.coordinate_mask & example.coordinate_mask[:, None]).triu(1).long()
+
+
+def near_pairs(example: Example) -> Tensor:
+    """Pairs of atoms that are bonded and, of the backbone, those with a neighbour in common: its angles."""
+    bonded = bonds(example).bool()
+    bonded = bonded | bonded.T
+    of_backbone = torch.tensor([name in BACKBONE for name in _atom_names(example)], device=bonded.device)
+    chain = (bonded & of_backbone & of_backbone[:, None]).float()
+    return (bonded | (chain @ chain > 0)).triu(1).nonzero()
+
+
+def _atom_names(example: Example) -> list[str]:
+    codes = example.features["ref_atom_name_chars"].argmax(-1) + 32  # four characters, from the space on
+    return ["".join(map(chr, word)).strip() for word in codes.tolist()]
 
 
 def alpha_lddt(example: Example, coordinate: Tensor) -> Tensor:

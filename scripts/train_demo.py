@@ -36,7 +36,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: threads tha
 import numpy as np
 import torch
 import torch.distributed as dist
-from demo_examples import ROLES, Example, alpha_lddt, alpha_rmsd, bonds, prepare, turned
+from demo_examples import ROLES, Example, alpha_lddt, alpha_rmsd, bonds, near_pairs, prepare, turned
 from demo_network import Model, build_network
 from safetensors.torch import save
 from torch import Tensor, nn
@@ -48,11 +48,18 @@ from flashbias_fold.protenix_adapter.features import seed_everything
 
 STAGES = ("structure", "refinement", "confidence")
 LOG_COLUMNS = ("stage", "step", "seconds", "lr", "loss", "mse", "smooth_lddt", "distogram", "bond", "frame")
-LOG_COLUMNS += ("pae", "plddt", "lddt", "rmsd")
+LOG_COLUMNS += ("geometry", "pae", "plddt", "lddt", "rmsd")
 CHECKPOINT, WEIGHTS, RECORD = "checkpoint.pt", "demo.safetensors", "training.json"
 # In Angstroms: from where the hand of a fold can just be seen up to where inference begins.
 HIGH_NOISE = (50.0, 5120.0)
 HIGH_SHARE = 0.3
+# Where bonds get their length: refinement sees it most, and less of the above.
+LOW_NOISE = (0.04, 4.0)
+LOW_SHARE = 0.75
+REFINED_HIGH_SHARE = 0.1
+GEOMETRY_WEIGHT = 10.0
+# A lower noise says no more about the geometry, and would have all the weight.
+LEAST_GEOMETRY_NOISE = 0.2
 
 T = TypeVar("T")
 
@@ -217,6 +224,7 @@ class Trainer:
         for example in (e for chosen in self.examples.values() for e in chosen):
             network.relative_position_encoding.generate_relp(example.features)
             example.features["bond_mask"] = bonds(example)
+        self.near_pairs = {example.name: near_pairs(example) for example in self.examples["trained"]}
         self.structure_loss = ProtenixLoss(self.config)
         confidence = copy.deepcopy(self.config)
         confidence.train_confidence_only = True
@@ -321,19 +329,42 @@ class Trainer:
         features = turned(example.features)
         with self.model.precision():
             trunk = self.model.trunk(features, self._cycles())
-        return self._denoising(example, features, trunk, bonds=self.step / self.steps)
+        predicted, frame = self._denoise(example, features, trunk)
+        weight = self.config.loss.weight
+        growing = self.step / self.steps
+        self.structure_loss.loss_weight["bond_loss"] = weight.alpha_diffusion * weight.alpha_bond * growing
+        loss, metrics = self.structure_loss(features, predicted, example.label)
+        loss = loss + weight.alpha_diffusion * frame
+        return loss, metrics | {"loss": loss, "frame_loss": frame}
 
     def _refinement(self) -> tuple[Tensor, dict[str, Tensor]]:
-        """The diffusion module alone, for what the trunk has to say by now."""
+        """The diffusion module alone, on what the trunk says by now: for the last tenths of an Angstrom."""
         if not self._pool:
             self._fill_pool(self.examples["trained"], samples=0)
         example, _, trunk, _ = self._turn(self._pool)
-        return self._denoising(example, turned(example.features), trunk, bonds=1.0)
+        features = turned(example.features)
+        predicted, frame = self._denoise(example, features, trunk)
+        coordinate, level = predicted["coordinate"], predicted["noise_level"]
+        kinds = {name: features[name] for name in ("is_dna", "is_rna", "is_ligand")}
+        scale = (level**2 + self.config.sigma_data**2) / (level * self.config.sigma_data) ** 2
+        mse = self.structure_loss.mse_loss(
+            coordinate, example.coordinate, example.coordinate_mask, per_sample_scale=scale, **kinds
+        )
+        geometry = self._geometry(example, coordinate, level)
+        loss = self.config.loss.weight.alpha_diffusion * (mse + frame + GEOMETRY_WEIGHT * geometry)
+        return loss, {"loss": loss, "mse_loss": mse, "frame_loss": frame, "geometry_loss": geometry}
 
-    def _denoising(
-        self, example: Example, features: dict[str, Any], trunk: Any, bonds: float
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Protenix's losses of the structure, with the bond loss weighted by `bonds`; at high noise our own.
+    def _geometry(self, example: Example, coordinate: Tensor, level: Tensor) -> Tensor:
+        """Squared error of the lengths of bonds and of the backbone's angles, in units of the noise."""
+        begin, end = self.near_pairs[example.name].unbind(-1)
+        true = (example.coordinate[begin] - example.coordinate[end]).norm(dim=-1)
+        error = (coordinate[:, begin] - coordinate[:, end]).norm(dim=-1) - true
+        return (error.square().mean(-1) / level.clamp(min=LEAST_GEOMETRY_NOISE) ** 2).mean()
+
+    def _denoise(
+        self, example: Example, features: dict[str, Any], trunk: Any
+    ) -> tuple[dict[str, Tensor], Tensor]:
+        """What Protenix's losses read, without the samples of high noise, and the loss of these: our own.
 
         A sample gets its handedness where noise hides the fold. There the orientation of what the network
         makes out of noise is accidental, and to be the right hand in an accidental frame takes a cross
@@ -349,19 +380,16 @@ class Trainer:
             (coordinate[far][:, example.coordinate_mask] - (known - known.mean(0))).square().sum(-1).mean(-1)
         )
         frame = error.sum() / (self.config.sigma_data**2 * len(level))
-        weight = self.config.loss.weight
-        self.structure_loss.loss_weight["bond_loss"] = weight.alpha_diffusion * weight.alpha_bond * bonds
-        near = {**predicted, "noise_level": level[~far], "coordinate": coordinate[~far]}
-        loss, metrics = self.structure_loss(features, near, example.label)
-        loss = loss + weight.alpha_diffusion * frame
-        return loss, metrics | {"loss": loss, "frame_loss": frame}
+        return {**predicted, "noise_level": level[~far], "coordinate": coordinate[~far]}, frame
 
     def _noise(self, size: Sequence[int], device: torch.device) -> Tensor:
         """As Protenix draws it, and some high: up to what the sampler of inference begins with."""
-        usual = self.model.network.train_noise_sampler(size=size, device=device)
-        low, high = (math.log(level) for level in HIGH_NOISE)
-        raised = (low + (high - low) * torch.rand(size, device=device)).exp()
-        drawn = torch.where(torch.rand(size, device=device) < HIGH_SHARE, raised, usual)
+        refining = self.stage == "refinement"
+        high, low = (REFINED_HIGH_SHARE, LOW_SHARE) if refining else (HIGH_SHARE, 0.0)
+        drawn = self.model.network.train_noise_sampler(size=size, device=device)
+        which = torch.rand(size, device=device)
+        drawn = torch.where(which < high, _log_uniform(HIGH_NOISE, size, device), drawn)
+        drawn = torch.where(which > 1 - low, _log_uniform(LOW_NOISE, size, device), drawn)
         drawn[..., 0] = drawn[..., 0].clamp(max=HIGH_NOISE[0])  # Protenix's losses need one sample at least
         return drawn
 
@@ -487,6 +515,11 @@ class Trainer:
             },
             "before": self.before,
         }
+
+
+def _log_uniform(bounds: tuple[float, float], size: Sequence[int], device: torch.device) -> Tensor:
+    low, high = (math.log(bound) for bound in bounds)
+    return (low + (high - low) * torch.rand(size, device=device)).exp()
 
 
 def _generators(device: torch.device) -> dict[str, Any]:

@@ -245,6 +245,28 @@ def test_bonds_are_those_of_the_chemistry(example, domains):
     assert expected <= int(demo_examples.bonds(example).sum()) <= expected + sulphur
 
 
+def test_near_pairs_are_bonds_and_the_angles_of_the_backbone(example):
+    pairs = {tuple(pair) for pair in demo_examples.near_pairs(example).tolist()}
+    bonded = {tuple(pair) for pair in demo_examples.bonds(example).nonzero().tolist()}
+    assert bonded < pairs
+    residue = example.features["atom_to_token_idx"]
+    n = int(residue.max()) + 1
+    # N-CA-C and CA-C-O in each residue; CA-C-N, O-C-N and C-N-CA between two.
+    assert len(pairs - bonded) == 2 * n + 3 * (n - 1)
+    assert all(0 <= residue[end] - residue[begin] <= 1 for begin, end in pairs - bonded)
+
+
+def test_the_geometry_of_the_truth_is_right_wherever_it_lies_and_of_another_wrong(run_folder):
+    run = trainer(run_folder)
+    example = run.examples["trained"][0]
+    torch.manual_seed(0)
+    turn = torch.linalg.qr(torch.randn(3, 3)).Q
+    moved = torch.stack([example.coordinate, example.coordinate @ turn + 5.0])
+    level = torch.tensor([0.1, 3.0])
+    assert run._geometry(example, moved, level) < 1e-6
+    assert run._geometry(example, 1.1 * moved, level) > 0.1
+
+
 def test_a_mirror_image_has_the_same_lddt_and_another_rmsd(example):
     coordinate = torch.stack([example.coordinate, example.coordinate * torch.tensor([1.0, 1.0, -1.0])])
     assert demo_examples.alpha_lddt(example, coordinate) == 1
@@ -260,6 +282,19 @@ def test_high_noise_is_drawn_as_often_as_said(run_folder):
     # Protenix's own noise is as high in one sample of sixteen.
     expected = train_demo.HIGH_SHARE + (1 - train_demo.HIGH_SHARE) / 16
     assert (drawn > low).float().mean() == pytest.approx(expected, abs=0.03)
+
+
+def test_refinement_sees_most_the_noise_of_bonds(run_folder):
+    torch.manual_seed(0)
+    run = trainer(run_folder)
+    run._start_stage("refinement")
+    drawn = run._noise((4000,), CPU)
+    low, high = train_demo.LOW_NOISE
+    within = ((drawn >= low) & (drawn <= high)).float().mean()
+    # Of Protenix's own noise, 45 % lies there.
+    expected = train_demo.LOW_SHARE + (1 - train_demo.LOW_SHARE - train_demo.REFINED_HIGH_SHARE) * 0.45
+    assert within == pytest.approx(expected, abs=0.03)
+    assert (drawn > train_demo.HIGH_NOISE[0]).float().mean() > 0.5 * train_demo.REFINED_HIGH_SHARE
 
 
 def test_an_order_gives_everything_once_before_anything_again():
