@@ -383,13 +383,14 @@ class Trainer:
         return {**predicted, "noise_level": level[~far], "coordinate": coordinate[~far]}, frame
 
     def _noise(self, size: Sequence[int], device: torch.device) -> Tensor:
-        """As Protenix draws it, and some high: up to what the sampler of inference begins with."""
+        """As Protenix draws it, and some high, up to where inference begins; in refinement most is low."""
         refining = self.stage == "refinement"
-        high, low = (REFINED_HIGH_SHARE, LOW_SHARE) if refining else (HIGH_SHARE, 0.0)
         drawn = self.model.network.train_noise_sampler(size=size, device=device)
+        raised = _log_uniform(HIGH_NOISE, size, device)
         which = torch.rand(size, device=device)
-        drawn = torch.where(which < high, _log_uniform(HIGH_NOISE, size, device), drawn)
-        drawn = torch.where(which > 1 - low, _log_uniform(LOW_NOISE, size, device), drawn)
+        drawn = torch.where(which < (REFINED_HIGH_SHARE if refining else HIGH_SHARE), raised, drawn)
+        if refining:
+            drawn = torch.where(which > 1 - LOW_SHARE, _log_uniform(LOW_NOISE, size, device), drawn)
         drawn[..., 0] = drawn[..., 0].clamp(max=HIGH_NOISE[0])  # Protenix's losses need one sample at least
         return drawn
 
