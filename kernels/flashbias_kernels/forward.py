@@ -163,7 +163,7 @@ def forward_kernel(
     """Write a block of rows of the output, and the logarithms of their sums.
 
     Leading dimensions are two, y and z. Strides are in elements, zero along what is broadcast; `lse` is
-    contiguous. PATIENCE is the sum up to which a level from a few keys is trusted; 0 looks at all at once.
+    contiguous. PATIENCE is the sum up to which a level from a few keys is trusted.
     """
     # One grid dimension: the others end at 65,535. Blocks of a head are neighbours, and share its keys in L2.
     blocks = tl.cdiv(M, BLOCK_M)
@@ -207,8 +207,6 @@ def forward_kernel(
     total = tl.zeros([BLOCK_M], tl.float32)
     acc = tl.zeros([BLOCK_M, BLOCK_DV], tl.float32)
     looked_at = origin + LEVEL_KEYS
-    if PATIENCE == 0:
-        looked_at = origin + end
     attempts = origin + 1
     while attempts > 0:
         level = tl.full([BLOCK_M], NEVER, tl.float32)

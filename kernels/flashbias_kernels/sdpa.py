@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad, scaled_dot_product_attention
 
+from flashbias_kernels.factors import Factors
 from flashbias_kernels.problem import Problem
 from flashbias_kernels.reference import scores_of
 
@@ -19,16 +20,17 @@ _SCORES_IN_MEMORY = 2**24  # where the sums of their exponentials are wanted
 
 def attend(problem: Problem) -> Tensor:
     """The output; what rows of a triangle share stays shared, and nothing as large as all scores is made."""
-    bias, channels = _bias(problem), []
-    q_factor, k_factor = problem.live_q_factor, problem.k_factor
-    if q_factor is not None and k_factor is not None and not _shared(problem, q_factor, k_factor):
-        channels.append((q_factor, k_factor))
+    factors, channels = _factors(problem), []
+    if factors is not None and not _shared(problem, factors):
+        channels.append(factors)
+        factors = None
+    bias = _bias(problem, factors)
     allowed = problem.allowed_keys
     some_key = None
     if bias is None:
         mask = allowed
         some_key = None if allowed is None else allowed.any(-1, keepdim=True)
-    elif allowed is None or _broadcast_is(bias.shape, bias.shape, allowed.shape):
+    elif allowed is None or torch.broadcast_shapes(bias.shape, allowed.shape) == bias.shape:
         mask = bias if allowed is None else bias.masked_fill(~allowed, -math.inf)
         some_key = (mask > -math.inf).any(-1, keepdim=True)
     else:  # together they would be as large as all scores
@@ -54,13 +56,17 @@ def log_sum_exp(problem: Problem) -> Tensor:
     return torch.cat(parts, -1)
 
 
-def _bias(problem: Problem) -> Tensor | None:
-    """What is added to the scores and has a small shape: the bias, shared factors, and the causal mask."""
-    bias = problem.bias
+def _factors(problem: Problem) -> Factors | None:
     q_factor, k_factor = problem.live_q_factor, problem.k_factor
-    if q_factor is not None and k_factor is not None and _shared(problem, q_factor, k_factor):
+    return None if q_factor is None or k_factor is None else (q_factor, k_factor)
+
+
+def _bias(problem: Problem, factors: Factors | None) -> Tensor | None:
+    """What is added to the scores and has a small shape: the bias, these factors, and the causal mask."""
+    bias = problem.bias
+    if factors is not None:
         wide = torch.promote_types(problem.q.dtype, torch.float32)
-        product = q_factor.to(wide) @ k_factor.to(wide).transpose(-1, -2)
+        product = factors[0].to(wide) @ factors[1].to(wide).transpose(-1, -2)
         bias = product if bias is None else product + _from_top(bias.to(wide))
     pairs = problem.allowed_pairs
     if pairs is not None:
@@ -84,17 +90,13 @@ def _from_top(bias: Tensor) -> Tensor:
     return bias - top.where(top > -math.inf, 0.0)
 
 
-def _shared(problem: Problem, q_factor: Tensor, k_factor: Tensor) -> bool:
+def _shared(problem: Problem, factors: Factors) -> bool:
     """Whether several rows have the same factors, so that their product is smaller than the scores."""
-    own = torch.broadcast_shapes(q_factor.shape[:-3], k_factor.shape[:-3])
+    own = torch.broadcast_shapes(*(factor.shape[:-3] for factor in factors))
     return math.prod(own) < math.prod(problem.leading)
 
 
-def _broadcast_is(expected: tuple[int, ...], *shapes: tuple[int, ...]) -> bool:
-    return tuple(torch.broadcast_shapes(*shapes)) == tuple(expected)
-
-
-def _attend(problem: Problem, mask: Tensor | None, channels: list[tuple[Tensor, Tensor]]) -> Tensor:
+def _attend(problem: Problem, mask: Tensor | None, channels: list[Factors]) -> Tensor:
     q, k, v = problem.q, problem.k, problem.v
     if not channels:
         return scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=problem.scale)

@@ -85,6 +85,11 @@ def same_dtype_attention(
     return out if gate is None else out * torch.sigmoid(gate)
 
 
+def normal(*shape, dtype=torch.float32, seed=0):
+    """Normally distributed numbers on the device."""
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(DEVICE, dtype)
+
+
 def rms(tensor):
     """Root mean square."""
     return float(tensor.double().square().mean().sqrt())

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from problems import DEVICE, rms
+from problems import DEVICE, normal, rms
 
 from flashbias_kernels import (
     biased_attention,
@@ -15,10 +15,6 @@ from flashbias_kernels import (
 BACKENDS = ("sdpa", "triton")
 # Relative. In bf16 the scaled query, the weights and the output are rounded, each by up to 2^-8.
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 1e-2}
-
-
-def normal(*shape, dtype=torch.float32, seed=0):
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(DEVICE, dtype)
 
 
 def attention_inputs(dtype, *leading, length=45, keys=None):

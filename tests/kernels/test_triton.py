@@ -2,14 +2,10 @@
 
 import pytest
 import torch
-from problems import DEVICE, assert_as_right_as_torch, rms
+from problems import DEVICE, assert_as_right_as_torch, normal, rms
 
 from flashbias_kernels import biased_attention, choose_backend, reference_attention, triton_backend
 from flashbias_kernels.problem import check
-
-
-def normal(*shape, dtype=torch.float32, seed=0):
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(DEVICE, dtype)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
