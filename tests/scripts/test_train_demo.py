@@ -154,16 +154,19 @@ def test_too_few_domains_are_refused(domains, tmp_path):
 # Stages
 
 
-def test_a_resumed_run_is_the_run_that_never_stopped(run_folder, tmp_path):
-    whole = trainer(run_folder, structure_steps=4)
-    for _ in range(4):
-        whole._one_step()
-    half = trainer(run_folder, structure_steps=4)
+@pytest.mark.parametrize("stage", train_demo.STAGES)
+def test_a_resumed_run_is_the_run_that_never_stopped(run_folder, stage):
+    steps = {f"{stage}_steps": 4}
+    whole = trainer(run_folder, **steps)
+    whole._start_stage(stage)
     for _ in range(2):
-        half._one_step()
-    half.save()
-    rest = trainer(run_folder, structure_steps=4)
+        whole._one_step()
+    whole.save()
+    for _ in range(2):
+        whole._one_step()
+    rest = trainer(run_folder, **steps)
     assert rest.resume()
+    rest._pool = whole._pool  # of a stage that has one; it is made anew, with new noise
     for _ in range(2):
         rest._one_step()
     assert not changed(weights_of(whole.model.network), weights_of(rest.model.network))
@@ -200,9 +203,23 @@ def test_weights_to_start_from_are_taken_and_their_record_kept(run_folder, tmp_p
     run = trainer(run_folder)
     run.start_from(tmp_path / "demo.safetensors")
     stored = load_file(tmp_path / "demo.safetensors")
-    learnt = dict(run.model.network.named_parameters())
-    assert all(torch.equal(value.half(), stored[name]) for name, value in learnt.items())
+    assert not changed(weights_of(run.model.network), {name: value.float() for name, value in stored.items()})
     assert run.record()["before"]["settings"]["seed"] == 5
+
+
+@pytest.mark.parametrize("stage", train_demo.STAGES)
+def test_constants_are_neither_trained_nor_rounded(run_folder, tmp_path, stage):
+    run = trainer(run_folder)
+    before = weights_of(run.model.network)
+    run._start_stage(stage)
+    for _ in range(2):
+        run._one_step()
+    run.export()
+    stored = load_file(run_folder / "demo.safetensors")
+    exact = {name: value for name, value in stored.items() if value.dtype == torch.float32}
+    assert exact.keys() == run.constants and "confidence_head.upper_bins" in exact
+    assert not changed(exact, before)
+    assert all(value.isfinite().all() for value in stored.values())
 
 
 def test_the_average_forgets_where_a_stage_began(run_folder):
