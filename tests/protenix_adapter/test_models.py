@@ -203,7 +203,7 @@ def test_the_demonstration_has_the_weights_that_ship(demo):
     assert shipped.keys() == loaded.keys()
     assert all(value.isfinite().all() for value in shipped.values())
     exact = {name for name, value in shipped.items() if value.dtype != torch.float16}
-    assert {"confidence_head.upper_bins", "confidence_head.lower_bins"} < exact and len(exact) == 4  # constants
+    assert {"confidence_head.upper_bins", "confidence_head.lower_bins"} < exact and len(exact) == 4
     for name, value in loaded.items():
         assert torch.equal(value, shipped[name].float()), name
 
