@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import logging
 import os
 import sys
@@ -18,6 +19,8 @@ FAILED = 1
 WRONG = 2
 INTERRUPTED = 130
 
+_STARTS_ANEW = {"bench"}  # the others do not do again what is done
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; the exit status is DESIGN's: 0, 1, 2 or 130."""
@@ -28,18 +31,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(arguments: Sequence[str]) -> int:
-    debug = False
+    debug, command = False, ""
     try:
         options = parse(arguments)
-        debug = options.debug
+        debug, command = options.debug, options.command
         _settle(debug)
-        return _COMMANDS[options.command](options)
+        return _COMMANDS[command](options)
     except SystemExit:  # --help and --version: argparse has printed them
         return 0
     except FlashbiasError as error:
         return _fail(f"error: {error}", WRONG, debug)
     except KeyboardInterrupt:
-        streams.complain("interrupted; the same command continues where it stopped")
+        again = "" if command in _STARTS_ANEW else "; the same command continues where it stopped"
+        streams.complain(f"interrupted{again}")
         return INTERRUPTED
     except OSError as error:
         # The disk is full, a folder has gone: nothing of ours, but the user has to know which.
@@ -102,4 +106,30 @@ def _doctor(options: argparse.Namespace) -> int:
     return 0 if all(finding.ok is not False for finding in findings) else 1
 
 
-_COMMANDS = {"predict": _predict, "fetch": _fetch, "doctor": _doctor}
+def _bench(options: argparse.Namespace) -> int:
+    return _BENCHMARKS[options.benchmark](options)
+
+
+def _bench_kernels(options: argparse.Namespace) -> int:
+    from flashbias_fold.bench.kernels.options import KernelOptions
+
+    names = (field.name for field in dataclasses.fields(KernelOptions))
+    asked = KernelOptions(**{name: getattr(options, name) for name in names})
+
+    from flashbias_fold.bench.kernels import record, run
+    from flashbias_fold.cli.render import render_kernels
+    from flashbias_fold.predict.progress import Reporter
+
+    if asked.out is not None:  # what cannot be written is better known before than after
+        asked.out.mkdir(parents=True, exist_ok=True)
+    with Reporter(quiet=options.quiet) as reporter:
+        result = run.run(asked, reporter)
+    if asked.out is not None:
+        record.write(result, asked.out)
+    if not options.quiet:
+        render_kernels(result, asked.out)
+    return result.exit_status
+
+
+_BENCHMARKS = {"kernels": _bench_kernels}
+_COMMANDS = {"predict": _predict, "fetch": _fetch, "bench": _bench, "doctor": _doctor}

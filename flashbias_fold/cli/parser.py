@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import argparse
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
 from flashbias_fold import __version__
+from flashbias_fold.bench.kernels import options as kernel_options
 from flashbias_fold.choices import CHOICES
 from flashbias_fold.cli.streams import say
 from flashbias_fold.errors import UsageError
@@ -21,6 +22,7 @@ examples:
   flashbias-fold fetch protenix_base_default_v1.0.0    get official weights, once
   flashbias-fold predict target.json --out preds/      predict every job of a Protenix JSON file
   flashbias-fold predict targets.fasta --out preds/    one job for each record, chains separated by ':'
+  flashbias-fold bench kernels                         time triangle attention against its peers, here
 
 `flashbias-fold COMMAND --help` explains a command.
 exit status: 0 all done, 1 some jobs failed, 2 wrong input or arguments, 130 interrupted
@@ -63,6 +65,43 @@ components come from, and the command that mends what is missing; then run a sma
 status is 1 if something that prediction needs is broken.
 """
 
+_BENCH_DESCRIPTION = """\
+Measure on this machine. Each benchmark checks that what it times is right, takes its times interleaved in
+one process, and says where they were taken.
+"""
+
+_KERNELS_DESCRIPTION = """\
+Time triangle attention, the operation alone, by every method that is installed: N rows of N queries and
+keys that share one bias for each head. All methods get the same random tensors; the dense bias is the
+product of the factors, and flashbias gets the factors. Each method is first compared with float64: the error
+that is printed is relative, as root mean squares, of the output or of the worst gradient. One that is wrong
+is marked so and not timed. The others take turns, a call each, after two rounds that do not count;
+the median is given with the range of eight in ten calls. The ratio is the baseline's median over the
+method's, so above 1 is faster; the baseline is what stock Protenix takes here: cuequivariance on a GPU,
+protenix on a CPU, sdpa where that is not installed. A method that cannot run is listed with the reason.
+"""
+
+_KERNELS_EPILOG = """\
+methods:
+{methods}
+
+On a GPU there are two more columns: the share of the floor, the time that exponentials and matrix products
+alone need, where the rates of the GPU are known (16-bit types on compute capability 9.0), over the median;
+and the peak of device memory beyond the inputs (backward: with the forward pass before it).
+
+output, with --out:
+  DIR/kernels.csv     a line for each method, size and pass
+  DIR/kernels.json    the same with every single time, the machine, versions and commit
+  DIR/kernels.svg     median time against size
+
+The exit status is 1 if a method was wrong, if one of ours broke, or if none could be timed.
+
+examples:
+  flashbias-fold bench kernels                                   all that runs here, in about two minutes
+  flashbias-fold bench kernels --device cpu --tokens 256 --passes forward --methods dense,protenix
+  flashbias-fold bench kernels --tokens 512,1024 --ranks 32 --dtype bf16 --out bench/
+"""
+
 
 class _Parser(argparse.ArgumentParser):
     """One line for an error, and no abbreviated options (a typo must not become another option)."""
@@ -88,6 +127,7 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=_Parser)
     _add_predict(commands)
     _add_fetch(commands)
+    _add_bench(commands)
     _add_doctor(commands)
     return parser
 
@@ -201,6 +241,117 @@ def _add_fetch(commands: Any) -> None:
     _add_common(command)
 
 
+def _add_bench(commands: Any) -> None:
+    command = commands.add_parser("bench", help="measure on this machine", description=_BENCH_DESCRIPTION)
+    benchmarks = command.add_subparsers(
+        dest="benchmark",
+        metavar="BENCHMARK",
+        required=True,
+        parser_class=_Parser,
+        help="what to measure; `flashbias-fold bench BENCHMARK --help` explains one",
+    )
+    _add_bench_kernels(benchmarks)
+
+
+def _add_bench_kernels(benchmarks: Any) -> None:
+    defaults = kernel_options.KernelOptions
+    width = max(map(len, kernel_options.METHODS))
+    methods = "\n".join(f"  {name:{width}}   {what}" for name, what in kernel_options.METHODS.items())
+    command = benchmarks.add_parser(
+        "kernels",
+        help="triangle attention against every peer that is installed",
+        description=_KERNELS_DESCRIPTION,
+        epilog=_KERNELS_EPILOG.format(methods=methods),
+    )
+    problem = command.add_argument_group("problem")
+    problem.add_argument(
+        "--tokens",
+        metavar="N,N,...",
+        type=_numbers(kernel_options.LARGEST_TOKENS),
+        help="sizes, separated by commas "
+        f"(default: {_listed(kernel_options.TOKENS['cpu'])} on a CPU, "
+        f"{_listed(kernel_options.TOKENS['cuda'])} on a GPU)",
+    )
+    problem.add_argument(
+        "--heads",
+        metavar="N",
+        type=_count,
+        default=defaults.heads,
+        help=f"heads (default: {defaults.heads})",
+    )
+    problem.add_argument(
+        "--dim",
+        metavar="N",
+        type=_count,
+        default=defaults.dim,
+        help=f"dimension of a head (default: {defaults.dim})",
+    )
+    problem.add_argument(
+        "--ranks",
+        metavar="R,R,...",
+        type=_numbers(kernel_options.LARGEST_RANK),
+        default=defaults.ranks,
+        help=f"ranks of the factors that flashbias gets (default: {_listed(defaults.ranks)})",
+    )
+    problem.add_argument(
+        "--padding",
+        metavar="N",
+        type=_count_or_none,
+        default=0,
+        help="mask so many tokens at the end (default: 0; then ours get no mask, as from Protenix's "
+        "predictions, and Protenix's own kernels the zeros that Protenix makes itself)",
+    )
+    problem.add_argument(
+        "--layout",
+        choices=kernel_options.CHOICES["layout"],
+        default="projected",
+        help="how queries, keys and values lie in memory. projected: heads within tokens, as the layer's "
+        "projections leave them; contiguous: tokens within heads, as some kernels want them (default: "
+        "projected)",
+    )
+    what = command.add_argument_group("what to time")
+    what.add_argument(
+        "--passes",
+        choices=kernel_options.CHOICES["passes"],
+        default="both",
+        help="the forward pass as in a prediction, the backward pass alone, or both (default: both)",
+    )
+    what.add_argument(
+        "--backend",
+        choices=kernel_options.CHOICES["backend"],
+        default="auto",
+        help="which code computes ours. auto: what a layer would run; triton: the fused kernels; sdpa: torch's "
+        "attention (default: auto)",
+    )
+    what.add_argument(
+        "--methods",
+        metavar="NAME,NAME,...",
+        type=_methods,
+        help="only these (default: all that can run; flex on a CPU only if named)",
+    )
+    what.add_argument(
+        "--repeats",
+        metavar="N",
+        type=_count,
+        help="rounds that count "
+        f"(default: {kernel_options.REPEATS['cpu']} on a CPU, {kernel_options.REPEATS['cuda']} on a GPU)",
+    )
+    machine = command.add_argument_group("machine")
+    machine.add_argument(
+        "--device",
+        choices=kernel_options.CHOICES["device"],
+        default="auto",
+        help="where to run (default: auto, a GPU where there is one)",
+    )
+    machine.add_argument(
+        "--dtype",
+        choices=kernel_options.CHOICES["dtype"],
+        help="type of all tensors (default: bf16 on a GPU, fp32 on a CPU)",
+    )
+    command.add_argument("--out", metavar="DIR", type=_path, help="folder to write the results to, as below")
+    _add_common(command)
+
+
 def _add_doctor(commands: Any) -> None:
     command = commands.add_parser(
         "doctor",
@@ -239,3 +390,38 @@ def _count(text: str) -> int:
             f"expected a whole number from 1 to 999999999, got '{text[:_MOST_SHOWN]}'"
         )
     return int(text)
+
+
+def _count_or_none(text: str) -> int:
+    return 0 if re.fullmatch(r"0{1,9}", text, re.ASCII) else _count(text)
+
+
+def _numbers(most: int) -> Callable[[str], tuple[int, ...]]:
+    """A type of different numbers, separated by commas, in the order that they are given in."""
+
+    def numbers(text: str) -> tuple[int, ...]:
+        if re.fullmatch(r"\s*\d{1,9}\s*(,\s*\d{1,9}\s*)*", text, re.ASCII):
+            found = tuple(dict.fromkeys(int(number) for number in text.split(",")))
+            if all(1 <= number <= most for number in found):
+                return found
+        raise argparse.ArgumentTypeError(
+            f"expected whole numbers from 1 to {most} separated by commas, such as 128,256, "
+            f"got '{text[:_MOST_SHOWN]}'"
+        )
+
+    return numbers
+
+
+def _methods(text: str) -> tuple[str, ...]:
+    names = tuple(dict.fromkeys(name.strip() for name in text.split(",")))
+    for name in names:
+        if name not in kernel_options.METHODS:
+            raise argparse.ArgumentTypeError(
+                f"expected some of {', '.join(kernel_options.METHODS)}, separated by commas, "
+                f"got '{name[:_MOST_SHOWN]}'"
+            )
+    return names
+
+
+def _listed(numbers: Sequence[int]) -> str:
+    return ",".join(map(str, numbers))

@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import json
 import sys
+from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console, RenderableType
@@ -14,22 +16,25 @@ from rich.text import Text
 from flashbias_fold.cli.streams import say
 
 if TYPE_CHECKING:
+    from flashbias_fold.bench.kernels.run import NotRun, Result, Row
     from flashbias_fold.doctor import Finding
     from flashbias_fold.predict import RunResult
 
 _MARKS = {True: "[green]     ok[/]", False: "[red]missing[/]", None: "[yellow]   note[/]"}
 _MOST_ROWS = 40  # a terminal's worth; the rest is in summary.csv
 _COLUMNS = ("job", "tokens", "seed", "pTM", "ipTM", "pLDDT", "seconds", "structure")
-_TEXTS = ("job", "structure")
+_KERNEL_COLUMNS = ("pass", "tokens", "method", "median ms", "10-90 %", "ratio", "error")
+_GPU_COLUMNS = ("of floor", "MiB")
+_TEXTS = ("job", "structure", "pass", "method")
 
 
 def render_result(result: RunResult) -> None:
     """The best structure of each job, and where everything is: a box on a terminal, plain lines elsewhere."""
     rows = [_row(report) for report in result.reports]
     if rows and sys.stdout.isatty():
-        _show(_box(rows[:_MOST_ROWS]))
+        _show(_box("best structure of each job", _COLUMNS, rows[:_MOST_ROWS]))
     elif rows:
-        say(_lines([_COLUMNS, *rows]))
+        say(_lines(_COLUMNS, rows))
     if any(report["demo_model"] for report in result.reports):
         _show(Text("made by the demonstration model: not for science", style="yellow"))
     counts = {state: list(result.jobs.values()).count(state) for state in ("done", "skipped", "failed")}
@@ -52,23 +57,24 @@ def _row(report: dict[str, Any]) -> tuple[str, ...]:
     )
 
 
-def _box(rows: list[tuple[str, ...]]) -> Table:
-    table = Table(title="best structure of each job")
-    for column in _COLUMNS:
+def _box(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
+    table = Table(title=title)
+    for column in columns:
         table.add_column(column, justify="left" if column in _TEXTS else "right", overflow="fold")
     for row in rows:
         table.add_row(*map(Text, row))  # a name is no markup, whatever brackets it has
     return table
 
 
-def _lines(rows: list[tuple[str, ...]]) -> str:
-    """Aligned columns, a line for each row; the path comes last and in one piece."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+def _lines(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Aligned columns, a line for each row; a path comes last and in one piece."""
+    table = [columns, *rows]
+    widths = [max(map(len, cells)) for cells in zip(*table, strict=True)]
     lines = []
-    for row in rows:
+    for row in table:
         cells = [
             cell.ljust(width) if column in _TEXTS else cell.rjust(width)
-            for column, cell, width in zip(_COLUMNS, row, widths, strict=True)
+            for column, cell, width in zip(columns, row, widths, strict=True)
         ]
         lines.append("  ".join(cells).rstrip())
     return "\n".join(lines)
@@ -96,3 +102,74 @@ def render_findings(findings: list[Finding], *, as_json: bool, quiet: bool) -> N
             if finding.mend:
                 console.print(f"        mend: {finding.mend}", markup=False, highlight=False, soft_wrap=True)
     say(captured.get(), end="")
+
+
+def render_kernels(result: Result, out: Path | None) -> None:
+    """What `bench kernels` found: where, a table, what did not run, and where the files are."""
+    from flashbias_fold.bench.kernels.record import NAMES
+
+    options, machine = result.options, result.machine
+    say(
+        f"triangle attention on {result.place}, torch {result.versions['torch']}: {options.dtype}, "
+        f"{options.heads} heads of {options.dim}, {options.repeats} interleaved rounds"
+    )
+    columns = _KERNEL_COLUMNS + (_GPU_COLUMNS if "gpu" in machine else ())
+    rows = [_kernel_row(row, on_gpu="gpu" in machine) for row in result.rows]
+    if rows and sys.stdout.isatty():
+        _show(_box("a method that is wrong is not timed", columns, rows))
+    elif rows:
+        say(_lines(columns, rows))
+    if backends := sorted({row.backend for row in result.rows if row.backend}):
+        say(f"ours: backend {', '.join(backends)}")
+    if result.baseline:
+        say(f"ratio: the median of {result.baseline} over the method's; above 1 is faster")
+    say(f"error: relative, to float64, of the output or of the worst gradient; wrong above {result.bar:.1e}")
+    for line in _not_run_lines(result):
+        say(line)
+    if out is not None:
+        say(f"results in {out}/ ({', '.join(NAMES)})")
+
+
+def _kernel_row(row: Row, *, on_gpu: bool) -> tuple[str, ...]:
+    from flashbias_fold.bench.kernels.record import label
+
+    ms = row.ms
+    cells = (
+        row.pass_name,
+        str(row.tokens),
+        label(row),
+        "wrong" if ms is None else _significant(ms.median),
+        "" if ms is None else f"{_significant(ms.p10)} to {_significant(ms.p90)}",
+        "" if row.ratio is None else f"{row.ratio:.2f}",
+        f"{row.error:.1e}",
+    )
+    if not on_gpu:
+        return cells
+    share, peak = row.share_of_floor, row.peak_memory_bytes
+    return (
+        *cells,
+        "" if share is None else f"{100 * share:.0f} %",
+        "" if peak is None else f"{peak / 2**20:,.0f}",
+    )
+
+
+def _significant(ms: float) -> str:
+    """Three digits, or all before the point."""
+    digits = next((digits for digits, least in enumerate((100.0, 10.0, 1.0)) if ms >= least), 3)
+    return f"{ms:.{digits}f}"
+
+
+def _not_run_lines(result: Result) -> list[str]:
+    """A line for each method and reason, naming passes and sizes where others of the method did run."""
+    from flashbias_fold.bench.kernels.record import label
+
+    groups: dict[tuple[str, str], list[NotRun]] = {}
+    for entry in result.not_run:
+        groups.setdefault((label(entry), entry.reason), []).append(entry)
+    everywhere = len(result.options.tokens or ()) * len(result.options.pass_names)
+    lines = []
+    for (name, reason), entries in groups.items():
+        failed = "failed" if any(entry.broken for entry in entries) else "not run"
+        places = ", ".join(f"{entry.pass_name} {entry.tokens}" for entry in entries)
+        lines.append(f"{failed}: {name}{'' if len(entries) == everywhere else f' ({places})'}: {reason}")
+    return lines
