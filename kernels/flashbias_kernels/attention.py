@@ -8,7 +8,7 @@ from typing import Any, Literal, overload
 import torch
 from torch import Tensor
 
-from flashbias_kernels import reference, sdpa, triton_backend
+from flashbias_kernels import operators, reference, sdpa, triton_backend
 from flashbias_kernels.problem import Problem, check
 
 BACKENDS = ("triton", "sdpa", "reference")
@@ -79,7 +79,8 @@ def biased_attention(
     """Compute ``softmax(scale * q k^T + q_factor k_factor^T + bias) v`` without materialising the scores.
 
     All tensors may have any strides, and what is broadcast stays so: a bias that the rows of a triangle share
-    is read as it is.
+    is read as it is. Under autocast, queries, keys, values and gate are cast, as torch casts its own
+    attention's; factors and bias in float32 keep their digits.
 
     Args:
         q: Queries, ``(..., H, Lq, D)``.
@@ -105,27 +106,50 @@ def biased_attention(
     Raises:
         ValueError: Shapes, dtypes or devices that do not fit together, or not the backend.
     """
+    dtype = _autocast_dtype(q)
     problem = check(
-        q,
-        k,
-        v,
-        q_factor=q_factor,
-        k_factor=k_factor,
+        _cast(q, dtype),
+        _cast(k, dtype),
+        _cast(v, dtype),
+        q_factor=_cast_short(q_factor, dtype),
+        k_factor=_cast_short(k_factor, dtype),
         bias=bias,
         key_mask=key_mask,
-        gate=gate,
+        gate=None if gate is None else _cast(gate, dtype),
         scale=scale,
         causal=causal,
         ranks=ranks,
     )
     chosen = _chosen(problem, backend).backend
-    out, lse = _run(chosen, problem, return_lse)
+    if dtype is None:
+        out, lse = _run(chosen, problem, return_lse)
+    else:
+        with torch.autocast(q.device.type, enabled=False):  # it would cast products of factors, too
+            out, lse = _run(chosen, problem, return_lse)
     return (out, lse) if return_lse else out
 
 
 def choose_backend(q: Tensor, k: Tensor, v: Tensor, **options: Any) -> Choice:
     """Which backend ``auto`` takes for these arguments of ``biased_attention``, and why."""
     return _chosen(check(q, k, v, **options), "auto")
+
+
+def _autocast_dtype(q: Tensor) -> torch.dtype | None:
+    """What autocast would have the queries in; None where it does not apply."""
+    kind = q.device.type
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
+
+
+def _cast(tensor: Tensor, dtype: torch.dtype | None) -> Tensor:
+    """Like autocast, which leaves float64 alone."""
+    if dtype is None or not tensor.is_floating_point() or tensor.dtype == torch.float64:
+        return tensor
+    return tensor.to(dtype)
+
+
+def _cast_short(factor: Tensor | None, dtype: torch.dtype | None) -> Tensor | None:
+    """A factor in 16 bits follows the queries."""
+    return factor if factor is None or factor.dtype == torch.float32 else _cast(factor, dtype)
 
 
 def _chosen(problem: Problem, backend: str) -> Choice:
@@ -145,7 +169,7 @@ def _run(backend: str, problem: Problem, return_lse: bool) -> tuple[Tensor, Tens
         out = problem.q.new_zeros(problem.output_shape)
         return out, out.new_full(out.shape[:-1], float("-inf"))
     if backend == "triton":
-        return triton_backend.attend(problem)
+        return operators.attend(problem)
     if backend == "reference":
         out, lse = reference.attend(problem, torch.promote_types(problem.q.dtype, torch.float32))
         return out.to(problem.q.dtype), lse

@@ -52,10 +52,22 @@ class Problem:
     @property
     def live_q_factor(self) -> Tensor | None:
         """The factor of the queries, zero in the channels beyond each head's rank."""
-        if self.q_factor is None or self.ranks is None:
-            return self.q_factor
+        return None if self.q_factor is None else self.only_live(self.q_factor)
+
+    def only_live(self, channels: Tensor) -> Tensor:
+        """Channels of factors, zero beyond each head's rank."""
+        if self.ranks is None:
+            return channels
         live = torch.arange(self.rank, device=self.ranks.device) < self.ranks[:, None]
-        return self.q_factor.where(live[:, None, :], 0.0)
+        return channels.where(live[:, None, :], 0.0)
+
+    @property
+    def shares_factors(self) -> bool:
+        """Whether several rows have the same factors, so that their product is smaller than the scores."""
+        if self.q_factor is None or self.k_factor is None:
+            return False
+        own = torch.broadcast_shapes(self.q_factor.shape[:-3], self.k_factor.shape[:-3])
+        return math.prod(own) < math.prod(self.leading)
 
     @property
     def allowed_keys(self) -> Tensor | None:

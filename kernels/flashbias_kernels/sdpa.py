@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import product
 
 import torch
 from torch import Tensor
@@ -11,6 +12,7 @@ from torch.nn.functional import pad, scaled_dot_product_attention
 from flashbias_kernels.factors import Factors
 from flashbias_kernels.problem import Problem
 from flashbias_kernels.reference import scores_of
+from flashbias_kernels.strides import mergeable
 
 # Lower than any score can be: a key with this in a channel of its own has no weight.
 _FORBIDDEN = {torch.float16: -6e4}
@@ -21,11 +23,11 @@ _SCORES_IN_MEMORY = 2**24  # where the sums of their exponentials are wanted
 def attend(problem: Problem) -> Tensor:
     """The output; what rows of a triangle share stays shared, and nothing as large as all scores is made."""
     factors, channels = _factors(problem), []
-    if factors is not None and not _shared(problem, factors):
+    if factors is not None and not problem.shares_factors:
         channels.append(factors)
         factors = None
     bias = _bias(problem, factors)
-    allowed = problem.allowed_keys
+    allowed = _needed(problem.allowed_keys)
     some_key = None
     if bias is None:
         mask = allowed
@@ -44,6 +46,13 @@ def attend(problem: Problem) -> Tensor:
     if some_key is not None:  # torch's kernels disagree about a query without a key, so it is decided here
         out = out.masked_fill(~some_key, 0.0)
     return out if problem.gate is None else out * torch.sigmoid(problem.gate)
+
+
+def _needed(allowed: Tensor | None) -> Tensor | None:
+    """The mask, or none where it forbids nothing: on a CPU a look costs less than a mask."""
+    if allowed is None or allowed.device.type != "cpu" or torch.compiler.is_compiling():
+        return allowed
+    return None if bool(allowed.all()) else allowed
 
 
 def log_sum_exp(problem: Problem) -> Tensor:
@@ -90,16 +99,10 @@ def _from_top(bias: Tensor) -> Tensor:
     return bias - top.where(top > -math.inf, 0.0)
 
 
-def _shared(problem: Problem, factors: Factors) -> bool:
-    """Whether several rows have the same factors, so that their product is smaller than the scores."""
-    own = torch.broadcast_shapes(*(factor.shape[:-3] for factor in factors))
-    return math.prod(own) < math.prod(problem.leading)
-
-
 def _attend(problem: Problem, mask: Tensor | None, channels: list[Factors]) -> Tensor:
     q, k, v = problem.q, problem.k, problem.v
     if not channels:
-        return scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=problem.scale)
+        return _in_four_dimensions(problem, q, k, v, mask, problem.scale)
     wide = _widest(q, *(channel for pair in channels for channel in pair))
     q, k, v = q.to(wide), k.to(wide), v.to(wide)
     mask = mask if mask is None or mask.dtype == torch.bool else mask.to(wide)
@@ -108,8 +111,30 @@ def _attend(problem: Problem, mask: Tensor | None, channels: list[Factors]) -> T
     # torch's fast kernels want one size for all, and on a GPU a multiple of 8.
     size = -(-max(q.shape[-1], v.shape[-1]) // 8) * 8
     q, k, wide_v = (pad(t, (0, size - t.shape[-1])) for t in (q, k, v))
-    out = scaled_dot_product_attention(q, k, wide_v, attn_mask=mask, scale=1.0)
+    out = _in_four_dimensions(problem, q, k, wide_v, mask, 1.0)
     return out[..., : v.shape[-1]].to(problem.q.dtype)
+
+
+def _in_four_dimensions(
+    problem: Problem, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float
+) -> Tensor:
+    """Torch's attention, whose fast kernels take one leading dimension; with more it makes all scores."""
+    if mask is not None and not torch.is_grad_enabled():
+        mask = mask.detach()  # a parameter's gradient, which nobody wants here, would also take the slow way
+    if len(problem.leading) < 2:
+        return scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scale)
+    given = [q, k, v] if mask is None else [q, k, v, mask[(None,) * (3 - mask.dim())]]
+    expanded = [tensor.expand(*problem.leading, *tensor.shape[-3:]) for tensor in given]
+    groups = mergeable(problem.leading, [tensor.stride() for tensor in expanded])
+    sizes = [math.prod(problem.leading[dim] for dim in group) for group in groups] or [1]
+    merged = [tensor.reshape(*sizes, *tensor.shape[-3:]) for tensor in expanded]
+    parts = []
+    for index in product(*map(range, sizes[:-1])):
+        q, k, v, *masks = (tensor[index] for tensor in merged)
+        attn_mask = masks[0] if masks else None
+        parts.append(scaled_dot_product_attention(q, k, v, attn_mask=attn_mask, scale=scale))
+    out = torch.stack(parts) if len(parts) > 1 else parts[0]
+    return out.reshape(*problem.leading, *out.shape[-3:])
 
 
 def _widest(*tensors: Tensor) -> torch.dtype:

@@ -18,7 +18,7 @@ LEADING = ((), (1,), (3,), (2, 3), (2, 1, 2), (2, 2, 2))
 
 
 @st.composite
-def problems(draw, dtypes, longest):
+def problems(draw, dtypes, longest, steepest=1e4):
     """Arguments of `biased_attention`: odd sizes, strides and broadcasts, all options, extreme values."""
     some = lambda *values: draw(st.sampled_from(values))  # noqa: E731
     generator = torch.Generator().manual_seed(draw(st.integers(0, 2**20)))
@@ -47,7 +47,7 @@ def problems(draw, dtypes, longest):
             arguments["ranks"] = torch.randint(0, rank + 1, (heads,), generator=generator, dtype=torch.int32)
     kind = some("none", "none", "dense", "forbidding", "constant along queries")
     if kind != "none":
-        bias = normal(*shared(), heads, queries, keys).float() * some(0.0, 1.0, 30.0, 1e4)
+        bias = normal(*shared(), heads, queries, keys).float() * some(0.0, 1.0, 30.0, steepest)
         bias = bias.clamp(-6e4, 6e4).to(some(dtype, torch.float32))
         if kind == "forbidding":
             bias[torch.rand(bias.shape, generator=generator) < 0.3] = float("-inf")
@@ -83,6 +83,41 @@ def same_dtype_attention(
         scores = scores.masked_fill(later, float("-inf"))
     out = torch.softmax(scores, -1).nan_to_num(0.0) @ v
     return out if gate is None else out * torch.sigmoid(gate)
+
+
+def gradients_as_right_as_torch(arguments, backend):
+    """As below, of the gradients of all that is continuous."""
+    learnt = ("q", "k", "v", "q_factor", "k_factor", "bias", "gate")
+    names = [name for name in learnt if name in arguments]
+    fixed = {name: value for name, value in arguments.items() if name not in names}
+    q = arguments["q"]
+
+    def gradients(attend, dtype):
+        given = [
+            arguments[name].to(dtype or arguments[name].dtype).detach().requires_grad_() for name in names
+        ]
+        out = attend(**dict(zip(names, given, strict=True)), **fixed)
+        weight = torch.randn(out.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+        weight = weight.to(q.dtype).to(out.device, out.dtype)
+        return torch.autograd.grad(out, given, weight)
+
+    ours = gradients(lambda **a: biased_attention(**a, backend=backend), None)
+    theirs = gradients(same_dtype_attention, None)
+    exact = gradients(reference_attention, torch.float64)
+    # Weights are computed anew from the logarithm of their sum, which is a float32.
+    _, lse = reference_attention(**arguments, return_lse=True)
+    rounding = 4 * ROUNDING[q.dtype] + 2**-24 * float(lse.where(lse.isfinite(), 0.0).abs().max())
+    for name, our, their, right in zip(names, ours, theirs, exact, strict=True):
+        assert (our.dtype, our.shape) == (arguments[name].dtype, arguments[name].shape), name
+        assert torch.isfinite(our).all(), name
+        # What is small because large terms cancel has their errors: with one key, queries have no gradient.
+        least = rounding * max(rms(right), 0.1 * max(map(rms, exact)))
+        # What softmax takes off comes from the output as it was rounded; torch has it from the weights.
+        factor = 3 if our.numel() > 300 else 5
+        error, their_error = rms(our.double() - right), rms(their.double().nan_to_num() - right)
+        assert error <= factor * max(their_error, least), (
+            f"{name}: error {error:.2e}, torch's {their_error:.2e}, {_described(arguments)}"
+        )
 
 
 def normal(*shape, dtype=torch.float32, seed=0):

@@ -120,6 +120,25 @@ def test_a_shared_bias_and_a_mask_of_each_row_forbid_together():
     assert_close(out, reference_attention(q, k, v, bias=bias, key_mask=key_mask), torch.float32)
 
 
+@pytest.mark.parametrize("leading", [(6,), (2, 3), (2, 1, 3)])
+@pytest.mark.parametrize("kind", ["learnt bias", "mask that forbids nothing", "factors"])
+def test_torch_takes_its_fast_kernel(leading, kind):
+    """And not the one that makes all scores, as it would for more dimensions or a bias that learns."""
+    q, k, v = (make((*leading, 2, 40, 32), seed=seed) for seed in range(3))
+    shared = (leading[0], *(1 for _ in leading[1:]), 2, 40)
+    options = {
+        "learnt bias": {"bias": make((*shared, 40)).requires_grad_()},
+        "mask that forbids nothing": {"bias": make((*shared, 40)), "key_mask": torch.ones(*leading, 40) > 0},
+        "factors": {"q_factor": make((*shared, 3)), "k_factor": make((*shared, 3))},
+    }[kind]
+    with torch.no_grad(), torch.profiler.profile() as profile:
+        out = biased_attention(q, k, v, **options)
+    ran = {event.key for event in profile.key_averages()}
+    assert "aten::_scaled_dot_product_flash_attention_for_cpu" in ran
+    assert "aten::_scaled_dot_product_attention_math" not in ran
+    assert_close(out, reference_attention(q, k, v, **options).detach(), torch.float32)
+
+
 def test_gradients_of_factors_and_gate():
     q, k, v, gate = (make((2, 3, 4, 4), dtype=torch.float64, seed=s).requires_grad_() for s in range(4))
     for leading in ((1,), (2,)):  # shared, and not: the two ways of the portable backend
@@ -139,6 +158,24 @@ def test_gradients():
     assert torch.autograd.gradcheck(
         lambda *args: biased_attention(*args[:3], bias=args[3], key_mask=mask), (q, k, v, bias)
     )
+
+
+@pytest.mark.parametrize("backend", ["sdpa", "triton"])
+def test_autocast_casts_what_is_multiplied_and_no_factor_of_many_digits(backend):
+    q, k, v, gate = (make((2, 9, 8), seed=seed).to(DEVICE) for seed in range(4))
+    position = torch.arange(9.0, device=DEVICE)[:, None] + 1000
+    ones = torch.ones_like(position)
+    factors = {"q_factor": torch.cat([-position, ones], -1), "k_factor": torch.cat([ones, position], -1)}
+    factors = {name: factor.expand(2, 9, 2) for name, factor in factors.items()}
+    with torch.autocast(DEVICE, torch.bfloat16):
+        out = biased_attention(q, k.bfloat16(), v, gate=gate, backend=backend, **factors)
+    short = [x.bfloat16() for x in (q, k, v)]
+    expected = reference_attention(*short, gate=gate.bfloat16(), **factors)
+    assert out.dtype == torch.bfloat16
+    assert_close(out, expected, torch.bfloat16)
+    double = [x.double() for x in (q, k, v)]
+    with torch.autocast(DEVICE, torch.bfloat16):
+        assert biased_attention(*double).dtype == torch.float64
 
 
 Q = torch.zeros(2, 3, 5, 8)

@@ -4,8 +4,9 @@ import pytest
 import torch
 from problems import DEVICE, assert_as_right_as_torch, normal, rms
 
-from flashbias_kernels import biased_attention, choose_backend, reference_attention, triton_backend
+from flashbias_kernels import biased_attention, choose_backend, launch, reference_attention
 from flashbias_kernels.problem import check
+from flashbias_kernels.strides import mergeable
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
@@ -48,29 +49,31 @@ def test_what_is_broadcast_is_not_copied():
     bias, mask, gate = normal(3, 7, 1), normal(5, 7) > 0, normal(2, 1, 3, 7, 8)
     problem = check(q, k, v, q_factor=factors[0], k_factor=factors[1], bias=bias, key_mask=mask, gate=gate)
     out, lse = torch.empty(2, 5, 3, 7, 8), torch.empty(2, 5, 3, 7)
-    (views,) = triton_backend._two_leading_dimensions(problem, out, lse)
-    given = (q, k, v, *factors, bias, gate, out, mask, lse)
-    for view, original in zip(views, given, strict=True):
-        assert view.untyped_storage().data_ptr() == original.untyped_storage().data_ptr()
+    (views,) = launch._two_leading_dimensions(problem, {"out": out, "lse": lse})
+    given = {"q": q, "k": k, "v": v, "q_factor": factors[0], "k_factor": factors[1]}
+    given |= {"bias": bias, "gate": gate, "out": out, "mask": mask, "lse": lse}
+    assert views.keys() == given.keys()
+    for name, view in views.items():
+        assert view.untyped_storage().data_ptr() == given[name].untyped_storage().data_ptr()
         assert view.shape[:2] == (2, 5)
-    assert views.bias.stride() == (0, 0, 7, 1, 0)
+    assert views["bias"].stride() == (0, 0, 7, 1, 0)
 
 
 @pytest.mark.parametrize(
     ("sizes", "strides", "groups"),
     [
-        ((), [()], [[], []]),
-        ((1, 1), [(5, 5)], [[], []]),
-        ((6,), [(8,)], [[], [0]]),
-        ((2, 3, 4), [(12, 4, 1)], [[], [0, 1, 2]]),
-        ((2, 3, 4), [(12, 4, 1), (0, 0, 0)], [[], [0, 1, 2]]),
+        ((), [()], []),
+        ((1, 1), [(5, 5)], []),
+        ((6,), [(8,)], [[0]]),
+        ((2, 3, 4), [(12, 4, 1)], [[0, 1, 2]]),
+        ((2, 3, 4), [(12, 4, 1), (0, 0, 0)], [[0, 1, 2]]),
         ((2, 3, 4), [(12, 4, 1), (4, 0, 1)], [[0], [1], [2]]),
-        ((2, 1, 4), [(4, 99, 1), (0, 7, 0)], [[], [0, 2]]),
+        ((2, 1, 4), [(4, 99, 1), (0, 7, 0)], [[0, 2]]),
         ((2, 3, 4), [(12, 4, 1), (0, 4, 1)], [[0], [1, 2]]),
     ],
 )
 def test_dimensions_are_merged_where_every_tensor_steps_evenly(sizes, strides, groups):
-    assert triton_backend._mergeable(sizes, strides) == groups
+    assert mergeable(sizes, strides) == groups
 
 
 @pytest.mark.parametrize(
@@ -87,7 +90,7 @@ def test_dimensions_are_merged_where_every_tensor_steps_evenly(sizes, strides, g
     ],
 )
 def test_a_rank_costs_the_next_multiple_of_16(rank, parts):
-    assert [part for part in triton_backend.parts_of(rank) if part] == parts
+    assert [part for part in launch.parts_of(rank) if part] == parts
 
 
 def test_many_leading_dimensions_run_one_after_another():
