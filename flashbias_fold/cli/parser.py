@@ -320,8 +320,8 @@ def _add_bench_kernels(benchmarks: Any) -> None:
         "--backend",
         choices=kernel_options.CHOICES["backend"],
         default="auto",
-        help="which code computes ours. auto: what a layer would run; triton: the fused kernels; sdpa: torch's "
-        "attention (default: auto)",
+        help="which code computes ours. auto: what a layer would run; triton: the fused kernels; sdpa: "
+        "torch's attention (default: auto)",
     )
     what.add_argument(
         "--methods",
