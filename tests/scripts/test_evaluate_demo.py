@@ -446,20 +446,17 @@ def test_the_script_runs_by_itself(tmp_path):
 
 
 def test_the_weights_that_ship_do_what_the_page_says(tmp_path):
-    """Predicted and compared for real, on a sample; the page says of the bonds alone that they fall short."""
+    """Predicted and compared for real, on a sample."""
     done = subprocess.run(
         [sys.executable, SCRIPT, "--out", tmp_path / "preds", "--sample", "3", "--margin", "0.1"],
         capture_output=True,
         text=True,
         check=False,
     )
-    assert done.returncode in (0, 1), done.stderr
+    assert done.returncode == 0, done.stdout + done.stderr
     verdicts = {line[9:]: line[3:7] for line in done.stdout.splitlines() if line[1:3] == "  "}
     assert len(verdicts) == len(CRITERIA)
-    short = {text.partition(":")[0] for text, verdict in verdicts.items() if verdict != "PASS"}
-    assert short <= {"backbone bonds of the trained domains within 0.1 A"}, done.stdout
-    bonds = next(line for line in done.stdout.splitlines() if "backbone bonds" in line)
-    assert float(bonds.split(": ")[1].split()[0]) > 0.93
+    assert set(verdicts.values()) == {"PASS"}
 
 
 # Bad usage
