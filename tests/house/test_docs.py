@@ -17,8 +17,13 @@ FOREIGN = {
 }  # fmt: skip
 
 
-def commands():
-    return next(action.choices for action in build_parser()._actions if action.choices)
+def commands(parser=None, words=()):
+    """Every parser that has options, by the words that lead to it."""
+    parser = parser or build_parser()
+    inner = next((action.choices for action in parser._actions if isinstance(action.choices, dict)), None)
+    if inner is None:
+        return {" ".join(words): parser}
+    return {name: found for word in inner for name, found in commands(inner[word], (*words, word)).items()}
 
 
 def options(parser):
@@ -37,7 +42,7 @@ def test_the_table_of_options_is_complete_and_says_no_more():
         assert not missing, f"{name}: {missing} not explained"
 
 
-@pytest.mark.parametrize("name", ["predict", "fetch", "doctor"])
+@pytest.mark.parametrize("name", commands())
 def test_every_option_and_choice_is_explained_in_the_help(name):
     parser = commands()[name]
     text = " ".join(parser.format_help().split())
@@ -59,7 +64,7 @@ def test_every_option_on_a_page_exists(page):
 def shown_commands():
     for page in PAGES:
         text = page.read_text().replace("\\\n", " ")
-        for line in re.findall(r"^ {4}.*?(flashbias-fold (?:predict|fetch|doctor) .*)$", text, re.MULTILINE):
+        for line in re.findall(r"^ {4}.*?(flashbias-fold (?:predict|fetch|doctor|bench) .*)$", text, re.MULTILINE):
             if "[options]" not in line:
                 yield pytest.param(line, id=f"{page.name}: {line[:60]}")
 
