@@ -19,6 +19,11 @@ os.environ["FLASHBIAS_FOLD_CACHE"] = os.environ.get("FLASHBIAS_FOLD_TEST_CACHE")
 )
 os.environ.setdefault("LAYERNORM_TYPE", "torch")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+import torch  # noqa: E402
+
+# Triton's interpreter stands in for a GPU; Triton reads this when it is first imported.
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"
 # A job in the background of a shell, as CI may be, ignores SIGINT, and so would every process that it starts.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
