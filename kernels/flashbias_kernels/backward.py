@@ -124,10 +124,10 @@ def queries_kernel(
     dq = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
     d0, d1, d2, d3 = dq, dq, dq, dq
     if FACTORS:
-        d0 = tl.zeros([BLOCK_M, max(C0, 16)], tl.float32)
-        d1 = tl.zeros([BLOCK_M, max(C1, 16)], tl.float32)
-        d2 = tl.zeros([BLOCK_M, max(C2, 16)], tl.float32)
-        d3 = tl.zeros([BLOCK_M, max(C3, 16)], tl.float32)
+        d0 = tl.zeros([BLOCK_M, C0 if C0 else 16], tl.float32)
+        d1 = tl.zeros([BLOCK_M, C1 if C1 else 16], tl.float32)
+        d2 = tl.zeros([BLOCK_M, C2 if C2 else 16], tl.float32)
+        d3 = tl.zeros([BLOCK_M, C3 if C3 else 16], tl.float32)
     for first in range(0, end, BLOCK_N):
         start = origin + first
         scores = scores_of(
@@ -233,10 +233,10 @@ def keys_kernel(
     dv = tl.zeros([BLOCK_N, BLOCK_DV], tl.float32)
     d0, d1, d2, d3 = dk, dk, dk, dk
     if FACTORS:
-        d0 = tl.zeros([BLOCK_N, max(C0, 16)], tl.float32)
-        d1 = tl.zeros([BLOCK_N, max(C1, 16)], tl.float32)
-        d2 = tl.zeros([BLOCK_N, max(C2, 16)], tl.float32)
-        d3 = tl.zeros([BLOCK_N, max(C3, 16)], tl.float32)
+        d0 = tl.zeros([BLOCK_N, C0 if C0 else 16], tl.float32)
+        d1 = tl.zeros([BLOCK_N, C1 if C1 else 16], tl.float32)
+        d2 = tl.zeros([BLOCK_N, C2 if C2 else 16], tl.float32)
+        d3 = tl.zeros([BLOCK_N, C3 if C3 else 16], tl.float32)
     for first in range(begin, M, BLOCK_M):
         start = origin + first
         rows = start + lines

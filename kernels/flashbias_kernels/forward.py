@@ -94,44 +94,45 @@ def forward_kernel(
     total = tl.zeros([BLOCK_M], tl.float32)
     acc = tl.zeros([BLOCK_M, BLOCK_DV], tl.float32)
     looked_at = origin + LEVEL_KEYS
-    attempts = origin + 1
-    while attempts > 0:
-        level = tl.full([BLOCK_M], NEVER, tl.float32)
-        for first in range(0, looked_at, LEVEL_KEYS):
-            scores = scores_of(
-                q, qf0, qf1, qf2, qf3, k, kf, bias, mask,
-                k_n, k_d, kf_n, kf_r, bias_m, bias_n, mask_n, rows, origin + first, few_keys, M, N, rank,
-                D, RANK, C0, C1, C2, C3, HAS_BIAS, HAS_MASK, HAS_RANKS, CAUSAL,
-                PRECISION, FACTOR_PRECISION, WIDEN, BLOCK_D, True,
-            )  # fmt: skip
-            level = tl.maximum(level, tl.max(scores, 1))
-        level = tl.where(level == NEVER, 0.0, level)  # of a row that has seen no key yet
-        total = tl.zeros([BLOCK_M], tl.float32)
-        acc = tl.zeros([BLOCK_M, BLOCK_DV], tl.float32)
-        for first in range(0, whole, BLOCK_N):
-            scores = scores_of(
-                q, qf0, qf1, qf2, qf3, k, kf, bias, mask,
-                k_n, k_d, kf_n, kf_r, bias_m, bias_n, mask_n, rows, origin + first, keys, M, N, rank,
-                D, RANK, C0, C1, C2, C3, HAS_BIAS, HAS_MASK, HAS_RANKS, CAUSAL,
-                PRECISION, FACTOR_PRECISION, WIDEN, BLOCK_D, False,
-            )  # fmt: skip
-            values = values_of(v, v_n, v_d, origin + first, keys, N, DV, BLOCK_DV, False)
-            acc, total = _add(acc, total, scores, level, values, PRECISION, WIDEN)
-        if whole < end:
-            scores = scores_of(
-                q, qf0, qf1, qf2, qf3, k, kf, bias, mask,
-                k_n, k_d, kf_n, kf_r, bias_m, bias_n, mask_n, rows, origin + whole, keys, M, N, rank,
-                D, RANK, C0, C1, C2, C3, HAS_BIAS, HAS_MASK, HAS_RANKS, CAUSAL,
-                PRECISION, FACTOR_PRECISION, WIDEN, BLOCK_D, True,
-            )  # fmt: skip
-            values = values_of(v, v_n, v_d, origin + whole, keys, N, DV, BLOCK_DV, True)
-            acc, total = _add(acc, total, scores, level, values, PRECISION, WIDEN)
-        # A key that set the level has a weight of 1. A row with less in all saw none; NaN compares as false.
-        trusted = (total > 0.5) & (total <= PATIENCE) & (tl.max(tl.abs(acc), 1) < float("inf"))
-        unsure = tl.min((trusted | (rows >= M)).to(tl.int32), 0) == 0
-        again = unsure & (looked_at < end)
-        attempts = again.to(tl.int32)
-        looked_at = origin + end
+    again = origin == 0  # true, and no constant
+    for _ in range(2):  # Triton 3.3 has no `while` for sm_90
+        if again:
+            level = tl.full([BLOCK_M], NEVER, tl.float32)
+            for first in range(0, looked_at, LEVEL_KEYS):
+                scores = scores_of(
+                    q, qf0, qf1, qf2, qf3, k, kf, bias, mask,
+                    k_n, k_d, kf_n, kf_r, bias_m, bias_n, mask_n, rows, origin + first, few_keys, M, N, rank,
+                    D, RANK, C0, C1, C2, C3, HAS_BIAS, HAS_MASK, HAS_RANKS, CAUSAL,
+                    PRECISION, FACTOR_PRECISION, WIDEN, BLOCK_D, True,
+                )  # fmt: skip
+                level = tl.maximum(level, tl.max(scores, 1))
+            level = tl.where(level == NEVER, 0.0, level)  # of a row that has seen no key yet
+            total = tl.zeros([BLOCK_M], tl.float32)
+            acc = tl.zeros([BLOCK_M, BLOCK_DV], tl.float32)
+            for first in range(0, whole, BLOCK_N):
+                scores = scores_of(
+                    q, qf0, qf1, qf2, qf3, k, kf, bias, mask,
+                    k_n, k_d, kf_n, kf_r, bias_m, bias_n, mask_n, rows, origin + first, keys, M, N, rank,
+                    D, RANK, C0, C1, C2, C3, HAS_BIAS, HAS_MASK, HAS_RANKS, CAUSAL,
+                    PRECISION, FACTOR_PRECISION, WIDEN, BLOCK_D, False,
+                )  # fmt: skip
+                values = values_of(v, v_n, v_d, origin + first, keys, N, DV, BLOCK_DV, False)
+                acc, total = _add(acc, total, scores, level, values, PRECISION, WIDEN)
+            if whole < end:
+                scores = scores_of(
+                    q, qf0, qf1, qf2, qf3, k, kf, bias, mask,
+                    k_n, k_d, kf_n, kf_r, bias_m, bias_n, mask_n, rows, origin + whole, keys, M, N, rank,
+                    D, RANK, C0, C1, C2, C3, HAS_BIAS, HAS_MASK, HAS_RANKS, CAUSAL,
+                    PRECISION, FACTOR_PRECISION, WIDEN, BLOCK_D, True,
+                )  # fmt: skip
+                values = values_of(v, v_n, v_d, origin + whole, keys, N, DV, BLOCK_DV, True)
+                acc, total = _add(acc, total, scores, level, values, PRECISION, WIDEN)
+            # A key that set the level has a weight of 1; a row with less in all saw none. NaN is not finite.
+            trusted = (total > 0.5) & (total <= PATIENCE)
+            finite = tl.max(tl.where(tl.abs(acc) < float("inf"), 0, 1)) == 0
+            unsure = tl.min((trusted | (rows >= M)).to(tl.int32), 0) == 0
+            again = (unsure | ~finite) & (looked_at < end)
+            looked_at = origin + end
 
     some = total > 0
     out = tl.where(some[:, None], acc / tl.where(some, total, 1.0)[:, None], 0.0)

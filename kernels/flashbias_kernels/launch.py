@@ -78,7 +78,7 @@ def keys_calls(problem: Problem, tensors: Tensors) -> Iterator[Call]:
     """What writes `dk`, `dv` and, if wanted, `dk_factor`; reads `dout`, `lse` and `delta`."""
     from flashbias_kernels.backward import keys_kernel
 
-    blocks = backward_blocks(problem, interpreted())
+    blocks = backward_blocks(problem, interpreted(), "keys")
     for views in _two_leading_dimensions(problem, tensors):
         yield _call(
             keys_kernel,

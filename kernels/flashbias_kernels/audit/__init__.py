@@ -1,0 +1,1 @@
+"""What the kernels' machine code needs: an audit of every configuration, for which no GPU is wanted."""

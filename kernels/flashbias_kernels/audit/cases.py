@@ -1,0 +1,181 @@
+"""What is compiled: the launches that attention of every kind makes, forward and backward."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from unittest.mock import patch
+
+import torch
+from torch import Tensor
+
+from flashbias_kernels import triton_backend
+from flashbias_kernels.launch import Call
+from flashbias_kernels.problem import Problem, check
+
+DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32, "tf32": torch.float32}
+HEADS, LENGTH = 4, 512
+_DEVICE = "meta"  # shapes, strides and dtypes are all that a compiler sees
+
+
+@dataclass(frozen=True)
+class Case:
+    """A kind of attention, and whether its gradients are taken.
+
+    Attributes:
+        backward: Whether the kernels are those of the gradients.
+        dtype: One of DTYPES; tf32 is fp32 where torch may use tensor cores for it.
+        dim: Of the heads.
+        rank: Of the factors, 0 for none.
+        factors: Their dtype, which is `dtype` by default.
+        own_factors: Whether each row has its own; those of triangle attention are shared.
+        bias: The dtype of a dense bias; nothing for none.
+        masked: Whether there is a key mask, as in Protenix.
+        causal: Whether a query sees no later key.
+        ranks: Whether each head has a rank of its own.
+        layout: Of a dense bias, where no load has two neighbours: `odd length`, or `heads last`, as a linear
+            layer leaves it.
+    """
+
+    backward: bool = False
+    dtype: str = "bf16"
+    dim: int = 32
+    rank: int = 0
+    factors: str = ""
+    own_factors: bool = False
+    bias: str = ""
+    masked: bool = True
+    causal: bool = False
+    ranks: bool = False
+    layout: str = ""
+
+    @property
+    def words(self) -> str:
+        """The bias and the options, in short."""
+        own, precision = " own" * self.own_factors, f" {self.factors}" if self.factors else ""
+        parts = [f"dense {self.bias}"] if self.bias else []
+        parts += [f"R{self.rank}{own}{precision}"] if self.rank else []
+        options = {"causal": self.causal, "ranks": self.ranks, "no mask": not self.masked}
+        chosen = [self.layout] * bool(self.layout) + [name for name, option in options.items() if option]
+        return ", ".join([" + ".join(parts) or "none", *chosen])
+
+    def launches(self) -> dict[str, Call]:
+        """By the name of the kernel; a kernel that is launched twice is the same both times."""
+        with self.problem() as problem, _recorded() as calls:
+            if self.backward:
+                _take_gradients(problem)
+            else:
+                triton_backend.attend(problem)
+        return {call.kernel.__name__.removesuffix("_kernel"): call for call in calls}
+
+    @contextmanager
+    def problem(self) -> Iterator[Problem]:
+        """Triangle attention over a pair representation, without its numbers; torch is set as for `dtype`."""
+        dtype, length = DTYPES[self.dtype], LENGTH - (self.layout == "odd length")
+        heads = _empty(1, length, length, HEADS, self.dim, dtype=dtype).transpose(-2, -3)
+        factor = bias = mask = ranks = None
+        if self.rank:
+            rows = length if self.own_factors else 1
+            factor = _empty(1, rows, HEADS, length, self.rank, dtype=DTYPES[self.factors or self.dtype])
+        if self.bias:
+            bias = _empty(1, 1, HEADS, length, length, dtype=DTYPES[self.bias])
+            if self.layout == "heads last":
+                bias = bias.permute(0, 1, 3, 4, 2).contiguous().permute(0, 1, 4, 2, 3)
+        if self.masked:
+            mask = _empty(1, length, length, dtype=torch.bool)
+        if self.ranks:
+            ranks = _empty(HEADS, dtype=torch.int32)
+        with _tf32(self.dtype == "tf32"):
+            yield check(
+                heads,
+                heads,
+                heads,
+                q_factor=factor,
+                k_factor=factor,
+                bias=bias,
+                key_mask=mask,
+                gate=None if self.backward else heads,  # gradients are of attention without its gate
+                causal=self.causal,
+                ranks=ranks,
+            )
+
+
+USUAL = (
+    # Triangle attention of Protenix, and its other head dimensions (24 and 48) and types.
+    *(Case(**bias) for bias in ({"bias": "bf16"}, {"rank": 16}, {"rank": 32}, {"rank": 96}, {})),
+    *(Case(dim=dim, **bias) for dim in (24, 48, 64, 128) for bias in ({"bias": "bf16"}, {"rank": 32})),
+    *(Case(dtype=dtype, bias=dtype) for dtype in ("fp16", "fp32")),
+    *(Case(dtype=dtype, rank=32) for dtype in ("fp16", "fp32", "tf32")),
+    Case(dtype="tf32", bias="fp32"),
+    # What callers may have: factors in closed form, a bias in any layout, causal attention.
+    Case(rank=5, factors="fp32"),
+    Case(bias="bf16", layout="odd length"),
+    Case(bias="bf16", layout="heads last"),
+    Case(bias="bf16", causal=True),
+    *(Case(backward=True, **bias) for bias in ({"bias": "bf16"}, {"rank": 32}, {"rank": 96})),
+    Case(backward=True, rank=32, own_factors=True),
+    Case(backward=True, dim=48, bias="bf16"),
+    Case(backward=True, dim=128, bias="bf16"),
+    Case(backward=True, dtype="fp32", bias="fp32"),
+    Case(backward=True, dtype="tf32", bias="fp32"),
+)
+# One for each row of the tables of block sizes, in their order.
+ROWS = (
+    Case(rank=32, bias="bf16"),
+    Case(bias="bf16", layout="odd length"),
+    Case(dim=128, bias="bf16"),
+    Case(rank=240, dim=128),
+    Case(rank=32, factors="fp32"),
+    Case(rank=96, factors="fp32"),
+    Case(dtype="tf32", bias="fp32"),
+    Case(dtype="tf32", dim=128, bias="fp32"),
+    Case(dtype="fp32", rank=32),
+    Case(dtype="fp32", dim=128, bias="fp32"),
+    Case(backward=True, rank=32, own_factors=True, bias="bf16"),
+    Case(backward=True, rank=96, bias="bf16"),
+    Case(backward=True, dim=48, bias="bf16"),
+    Case(backward=True, dim=128, bias="bf16"),
+    Case(backward=True, rank=240),
+    Case(backward=True, rank=32, factors="fp32"),
+    Case(backward=True, rank=96, factors="fp32"),
+    Case(backward=True, dtype="tf32", bias="fp32"),
+    Case(backward=True, dtype="tf32", dim=64, bias="fp32"),
+    Case(backward=True, dtype="fp32", bias="fp32"),
+    Case(backward=True, dtype="fp32", dim=128, bias="fp32"),
+)
+
+
+def _take_gradients(problem: Problem) -> None:
+    out = _empty(*problem.output_shape, dtype=problem.q.dtype)
+    sums = _empty(*problem.output_shape[:-1], dtype=torch.float32)
+    inputs = ("q", "k", "v", "q_factor", "k_factor", "bias")
+    wanted = {name for name in inputs if getattr(problem, name) is not None}
+    triton_backend.gradients(problem, out, sums, out, sums, wanted)
+
+
+def _empty(*shape: int, dtype: torch.dtype) -> Tensor:
+    return torch.empty(shape, dtype=dtype, device=_DEVICE)
+
+
+@contextmanager
+def _tf32(allowed: bool) -> Iterator[None]:
+    matmul = torch.backends.cuda.matmul
+    before = matmul.allow_tf32
+    matmul.allow_tf32 = allowed
+    try:
+        yield
+    finally:
+        matmul.allow_tf32 = before
+
+
+@contextmanager
+def _recorded() -> Iterator[list[Call]]:
+    """Launches are listed instead of run."""
+    calls: list[Call] = []
+
+    def record(call: Call) -> None:
+        calls.append(call)
+
+    with patch.object(Call, "run", record):
+        yield calls

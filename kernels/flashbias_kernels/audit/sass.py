@@ -1,0 +1,104 @@
+"""Reading machine code: the loop over the keys, and how many instructions of each kind it has.
+
+The text is what nvdisasm prints of a cubin. A loop is what lies between a label and a branch back to it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+KINDS = ("matrix", "exponential", "conversion", "memory", "float", "minmax", "other")
+
+_LABEL = re.compile(r"^\.(L_\w+):")
+_INSTRUCTION = re.compile(r"^\s*/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+\s+)?([A-Z][\w.]*)\s*([^;]*?)\s*;")
+_TARGET = re.compile(r"`\(\.(L_\w+)\)")
+
+# The first that matches the opcode and its operands decides.
+_PATTERNS = tuple(
+    (kind, re.compile(pattern))
+    for kind, pattern in (
+        ("matrix", r"[HIQOD]MMA|\w+GMMA|UTC\w*MMA"),
+        ("exponential", r"MUFU\.EX2"),
+        ("conversion", r"F2F|I2F|F2I|PRMT|HADD2\.(F32|BF16)"),
+        # A bf16 becomes an fp32 by 16 zeros behind it: a product with 2^16, a shift, or a mask.
+        (
+            "conversion",
+            r"IMAD\.(U32|SHL\.U32) .*, 0x10000, RZ|SHF\.L\.U32 .*, 0x10, RZ|LOP3\.LUT .*, 0xffff0000,",
+        ),
+        ("memory", r"LD(?!C|GDEPBAR)|ST[GLST]|ATOM|RED|UTMA|UBLK"),
+        ("float", r"FADD|FMUL|FFMA"),
+        ("minmax", r"[FV]I?MNMX|IMNMX|HMNMX"),
+    )
+)
+
+
+class Instruction(NamedTuple):
+    """Of a program's machine code, without the predicate."""
+
+    opcode: str
+    operands: str
+
+    @property
+    def kind(self) -> str:
+        """One of KINDS."""
+        text = f"{self.opcode} {self.operands}"
+        return next((kind for kind, pattern in _PATTERNS if pattern.match(text)), "other")
+
+    @property
+    def spills(self) -> bool:
+        """Whether it stores or loads what a thread has no register for."""
+        return self.opcode.startswith(("STL", "LDL"))
+
+    @property
+    def target(self) -> str | None:
+        """The label that it may go to."""
+        found = _TARGET.search(self.operands)
+        return found[1] if found else None
+
+
+class Code(NamedTuple):
+    """A kernel's instructions in order, and the positions that its labels stand for."""
+
+    instructions: list[Instruction]
+    labels: dict[str, int]
+
+
+def parse(text: str) -> Code:
+    """Read what `nvdisasm -c` printed."""
+    code = Code([], {})
+    for line in text.splitlines():
+        if label := _LABEL.match(line):
+            code.labels[label[1]] = len(code.instructions)
+        elif instruction := _INSTRUCTION.match(line):
+            code.instructions.append(Instruction(*instruction.groups()))
+    return code
+
+
+def loops(code: Code) -> Iterator[Sequence[Instruction]]:
+    """All loops, inner and outer.
+
+    What waits for memory stands behind the end of the kernel and branches back into its middle. That is no
+    loop over the code in between, which is known by being entered from above elsewhere than at its start.
+    """
+    jumps = [
+        (source, code.labels[instruction.target])
+        for source, instruction in enumerate(code.instructions)
+        if instruction.target in code.labels
+    ]
+    for end, start in jumps:
+        if start <= end and not any(source < start < target <= end for source, target in jumps):
+            yield code.instructions[start : end + 1]
+
+
+def key_loop(code: Code) -> Sequence[Instruction]:
+    """The innermost loop with exponentials; nothing if there is none."""
+    found = [loop for loop in loops(code) if any(i.kind == "exponential" for i in loop)]
+    return min(found, key=len, default=())
+
+
+def count(loop: Sequence[Instruction]) -> Counter[str]:
+    """How many instructions of each kind."""
+    return Counter(instruction.kind for instruction in loop)

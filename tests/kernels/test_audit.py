@@ -1,0 +1,160 @@
+"""The audit: how it reads machine code, and that no row of the table of block sizes spills registers."""
+
+import json
+import os
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+from flashbias_kernels import tuning
+from flashbias_kernels.audit import sass
+from flashbias_kernels.audit.cases import ROWS
+
+SMALLEST_SHARED_MEMORY = 99 * 1024  # of a program on sm_86 and sm_89: the sizes are the same for all GPUs
+
+KERNEL = """
+        /*0000*/                   LDC R1, c[0x0][0x28] ;
+.L_x_0:
+        /*0010*/                   HMMA.16816.F32.BF16 R4, R8, R10, R4 ;
+        /*0020*/                   FMNMX R0, R4, R5, !PT ;
+        /*0030*/              @!P0 BRA `(.L_x_0) ;
+.L_x_1:
+        /*0040*/                   LDGSTS.E.BYPASS.128 [R51], desc[UR24][R174.64], !P5 ;
+        /*0050*/                   HMMA.16816.F32.BF16 R4, R8, R10, R4 ;
+        /*0060*/                   SYNCS.PHASECHK.TRANS64.TRYWAIT P5, [UR26], R8 ;
+        /*0070*/              @!P5 BRA `(.L_x_3) ;
+.L_x_4:
+        /*0080*/                   FFMA R4, R4, 1.4426950216293334961, -R107.reuse ;
+        /*0090*/                   MUFU.EX2 R4, R4 ;
+        /*00a0*/                   F2FP.BF16.F32.PACK_AB R80, R25, R24 ;
+        /*00b0*/               @P1 BRA `(.L_x_1) ;
+        /*00c0*/                   MUFU.EX2 R4, R4 ;
+        /*00d0*/                   EXIT ;
+.L_x_3:
+        /*00e0*/                   SYNCS.PHASECHK.TRANS64.TRYWAIT P5, [UR26], R8 ;
+        /*00f0*/              @!P5 BRA `(.L_x_3) ;
+        /*0100*/                   BRA `(.L_x_4) ;
+.L_x_5:
+        /*0110*/                   BRA `(.L_x_5);
+"""
+
+
+def test_the_loop_over_the_keys_is_found():
+    """Not the loop without exponentials, not a wait, and not what comes back from a wait."""
+    code = sass.parse(KERNEL)
+    assert [len(loop) for loop in sass.loops(code)] == [3, 8, 2, 1]
+    loop = sass.key_loop(code)
+    assert (loop[0].opcode, loop[-1].target) == ("LDGSTS.E.BYPASS.128", "L_x_1")
+    assert sass.count(loop) == {
+        "memory": 1,
+        "matrix": 1,
+        "float": 1,
+        "exponential": 1,
+        "conversion": 1,
+        "other": 3,
+    }
+
+
+def test_without_exponentials_there_is_no_such_loop():
+    assert not sass.key_loop(sass.parse(KERNEL.replace("MUFU.EX2", "MUFU.RCP")))
+
+
+@pytest.mark.parametrize(
+    ("text", "kind"),
+    [
+        ("HGMMA.64x64x16.F32.BF16 R24, R88, gdesc[UR24], R24", "matrix"),
+        ("UTCHMMA gdesc[UR10], gdesc[UR12], tmem[UR4], tmem[UR8], idesc[UR9], !UPT", "matrix"),
+        ("MUFU.EX2 R113, R30", "exponential"),
+        ("MUFU.LG2 R3, R3", "other"),
+        ("F2FP.BF16.F32.PACK_AB R111, R112, R25", "conversion"),
+        ("PRMT R33, R30, 0x7632, R33", "conversion"),
+        ("IMAD.U32 R24, R28, 0x10000, RZ", "conversion"),
+        ("IMAD.U32 R51, RZ, RZ, UR6", "other"),
+        ("SHF.L.U32 R52, R54, 0x10, RZ", "conversion"),
+        ("LOP3.LUT R5, R5, 0xffff0000, RZ, 0xc0, !PT", "conversion"),
+        ("LOP3.LUT P5, RZ, R193, 0xff, RZ, 0xc0, !PT", "other"),
+        ("LDC R24, c[0x0][0x284]", "other"),
+        ("LDGDEPBAR", "other"),
+        ("LDG.E.U16 R28, desc[UR36][R24.64]", "memory"),
+        ("LDL.LU R28, [R1]", "memory"),
+        ("LDTM.x32 R4, tmem[UR4]", "memory"),
+        ("STTM.x16 tmem[UR4], R4", "memory"),
+        ("STS.128 [R7+UR8+0x6100], R32", "memory"),
+        ("FADD2 R4, R4, R6", "float"),
+        ("FMNMX R0, R4, R5, !PT", "minmax"),
+        ("VIMNMX R0, R4, R5, !PT", "minmax"),
+        ("FSEL R26, R24, -INF , P5", "other"),
+    ],
+)
+def test_kinds_of_instructions(text, kind):
+    (instruction,) = sass.parse(f"        /*0010*/    @!P0 {text} ;").instructions
+    assert instruction.kind == kind
+
+
+@pytest.fixture(scope="module")
+def audit(tmp_path_factory):
+    """Runs the command, which must not see the interpreter that the other tests use."""
+    triton = find_spec("triton")
+    if triton is None or triton.origin is None:
+        pytest.skip("triton is not installed")
+    tools = Path(triton.origin).parent / "backends" / "nvidia" / "bin"
+    missing = [name for name in ("cuobjdump", "nvdisasm", "ptxas") if not (tools / name).exists()]
+    if missing:
+        pytest.skip(f"triton comes without {', '.join(missing)}")
+
+    def run(*arguments, **variables):
+        file = tmp_path_factory.mktemp("audit") / "found.json"
+        environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+        done = subprocess.run(
+            [sys.executable, "-m", "flashbias_kernels.audit", "--json", str(file), *arguments],
+            capture_output=True,
+            text=True,
+            check=False,
+            env={**environment, **variables},
+        )
+        return done, json.loads(file.read_text()) if file.exists() else None
+
+    return run
+
+
+def test_cases_take_every_row_of_the_block_sizes():
+    taken = []
+    for case in ROWS:
+        with case.problem() as problem:
+            taken.append(tuning.row(tuning.BACKWARD if case.backward else tuning.FORWARD, problem))
+    assert taken == [*tuning.FORWARD, *tuning.BACKWARD]
+
+
+def test_no_row_of_the_block_sizes_lacks_registers_or_shared_memory(audit):
+    done, found = audit("--rows", "--arch", "80,90,100")
+    assert found, done.stderr
+    short = [kernel for kernel in found if kernel["spills_in_loop"] or not kernel["has_registers"]]
+    assert not short
+    assert max(kernel["shared"] for kernel in found) <= SMALLEST_SHARED_MEMORY
+    for kernel in found:
+        assert kernel["per_score"]["exponential"] >= 1
+        exact = kernel["case"]["dtype"] == "fp32"  # tensor cores would round
+        assert (kernel["per_score"]["matrix"] == 0) == exact
+        if kernel["kernel"] == "forward":
+            assert kernel["per_score"]["minmax"] == 0
+    assert {kernel["arch"] for kernel in found} == {80, 90, 100}
+    assert {kernel["kernel"] for kernel in found} == {"forward", "queries", "keys", "pairs"}
+    assert done.returncode == 0, done.stderr
+
+
+def test_an_interpreter_compiles_nothing(audit):
+    done, found = audit(TRITON_INTERPRET="1")
+    assert (done.returncode, done.stdout, found) == (2, "", None)
+    assert done.stderr.splitlines() == [
+        "flashbias_kernels.audit: TRITON_INTERPRET is set, so that kernels would be interpreted and not "
+        "compiled; unset it"
+    ]
+
+
+def test_an_unknown_architecture_is_refused(audit):
+    done, _ = audit("--arch", "80,75")
+    assert done.returncode == 2
+    assert "75 is none of 80,86,89,90,100" in done.stderr
