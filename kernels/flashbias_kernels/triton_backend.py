@@ -92,11 +92,19 @@ def gradients(
 def _of_shared(problem: Problem, tensors: launch.Tensors, wanted: set[str]) -> dict[str, Tensor | None]:
     """Gradients of the bias, and of factors that rows share: by way of that of the pairs."""
     found: dict[str, Tensor | None] = {}
+    summed: dict[Shape, Tensor] = {}  # bias and factors are mostly shared by the same rows
+
+    def pairs_of(leading: Shape) -> Tensor:
+        own = (1,) * (len(problem.leading) - len(leading)) + tuple(leading)
+        if own not in summed:
+            summed[own] = _of_pairs(problem, tensors, own)
+        return summed[own]
+
     if "bias" in wanted and problem.bias is not None:
-        found["bias"] = _of_pairs(problem, tensors, problem.bias.shape[:-3])
+        found["bias"] = pairs_of(problem.bias.shape[:-3])
     q_factor, k_factor = problem.live_q_factor, problem.k_factor
     if wanted & {"q_factor", "k_factor"} and q_factor is not None and k_factor is not None:
-        pairs = _of_pairs(problem, tensors, torch.broadcast_shapes(q_factor.shape[:-3], k_factor.shape[:-3]))
+        pairs = pairs_of(torch.broadcast_shapes(q_factor.shape[:-3], k_factor.shape[:-3]))
         if "q_factor" in wanted:
             found["q_factor"] = problem.only_live(pairs @ k_factor.float())
         if "k_factor" in wanted:
@@ -105,10 +113,9 @@ def _of_shared(problem: Problem, tensors: launch.Tensors, wanted: set[str]) -> d
 
 
 def _of_pairs(problem: Problem, tensors: launch.Tensors, own: Shape) -> Tensor:
-    """The gradient of the scores, summed over the leading dimensions that `own` lacks."""
-    shape = ((1,) * (len(problem.leading) - len(own))) + tuple(own)
+    """The gradient of the scores, summed over the leading dimensions that have size 1 in `own`."""
     dpairs = torch.zeros(
-        (*shape, problem.heads, problem.queries, problem.keys), dtype=torch.float32, device=problem.q.device
+        (*own, problem.heads, problem.queries, problem.keys), dtype=torch.float32, device=problem.q.device
     )
     for call in launch.pairs_calls(problem, {**tensors, "dpairs": dpairs}):
         call.run()
