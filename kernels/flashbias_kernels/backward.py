@@ -14,12 +14,15 @@ import triton
 import triton.language as tl
 
 from flashbias_kernels.tiles import (
+    LN_2,
     LOG2_E,
     NEVER,
+    closed_keys,
+    scores_of,
     key_channels,
     product,
     query_channels,
-    scores_of,
+    scaled,
     values_of,
     weights_of,
 )
@@ -28,22 +31,23 @@ ALWAYS = tl.constexpr(float("inf"))
 
 
 @triton.jit
-def _sums(base, start, lines, M):
-    """Logarithms of sums; of a query without a key infinite, so that all its weights are zero."""
+def _sums(base, start, lines, M, BINARY: tl.constexpr):
+    """Logarithms of sums, of base 2 if BINARY; of a query without a key infinite, so that it has no weights."""
     sums = tl.load(base + start + lines, mask=start + lines < M, other=NEVER)
+    if BINARY:
+        sums = sums * LOG2_E
     return tl.where(sums == NEVER, ALWAYS, sums)
 
 
 @triton.jit
 def _score_gradient(
-    q, do, scores, sums, delta, v, v_n, v_d, start, keys, N,
-    DV: tl.constexpr, BLOCK_DV: tl.constexpr, PRECISION: tl.constexpr, WIDEN: tl.constexpr,
+    do, scores, sums, delta, v, v_n, v_d, start, keys, N,
+    DV: tl.constexpr, BLOCK_DV: tl.constexpr, BINARY: tl.constexpr, PRECISION: tl.constexpr, WIDEN: tl.constexpr,
 ):  # fmt: skip
     """Of a tile of queries down and keys across."""
-    weights = weights_of(scores, sums, q.dtype == tl.float32)
     values = key_channels(v, v_n, v_d, start, keys, N, 0, BLOCK_DV, BLOCK_DV == DV, DV, True)
     through = product(do, values, tl.zeros_like(scores), PRECISION, WIDEN)
-    return weights * (through - delta[:, None])
+    return weights_of(scores, sums[:, None], BINARY, do.dtype == tl.float32) * (through - delta[:, None])
 
 
 @triton.jit
@@ -59,7 +63,7 @@ def _store(base, lines, L, tile, stride, FIRST: tl.constexpr, COUNT: tl.constexp
 
 @triton.jit
 def queries_kernel(
-    q_ptr, k_ptr, v_ptr, qf_ptr, kf_ptr, bias_ptr, mask_ptr, ranks_ptr, out_ptr, do_ptr,
+    q_ptr, k_ptr, v_ptr, qf_ptr, kf_ptr, bias_ptr, ranks_ptr, closed_ptr, out_ptr, do_ptr,
     lse_ptr, dlse_ptr, delta_ptr, dq_ptr, dqf_ptr,
     q_y, q_z, q_h, q_m, q_d,
     k_y, k_z, k_h, k_n, k_d,
@@ -69,13 +73,14 @@ def queries_kernel(
     bias_y, bias_z, bias_h, bias_m, bias_n,
     out_y, out_z, out_h, out_m, out_d,
     do_y, do_z, do_h, do_m, do_d,
-    mask_y, mask_z, mask_n,
+    closed_y, closed_z, closed_n,
     Y, Z, H, M, N,
     scale,
     D: tl.constexpr, DV: tl.constexpr, RANK: tl.constexpr,
     C0: tl.constexpr, C1: tl.constexpr, C2: tl.constexpr, C3: tl.constexpr,
     HAS_BIAS: tl.constexpr, HAS_MASK: tl.constexpr, HAS_RANKS: tl.constexpr, CAUSAL: tl.constexpr,
-    FACTORS: tl.constexpr, PRECISION: tl.constexpr, FACTOR_PRECISION: tl.constexpr, WIDEN: tl.constexpr,
+    BINARY: tl.constexpr, FACTORS: tl.constexpr,
+    PRECISION: tl.constexpr, FACTOR_PRECISION: tl.constexpr, WIDEN: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_DV: tl.constexpr,
 ):  # fmt: skip
     """Gradients of a block of queries; FACTORS if their factors are their own and want one too."""
@@ -90,12 +95,12 @@ def queries_kernel(
     v = v_ptr + y * v_y + z * v_z + h * v_h
     kf = kf_ptr + y * kf_y + z * kf_z + h * kf_h
     bias = bias_ptr + y * bias_y + z * bias_z + h * bias_h
-    mask = mask_ptr + y * mask_y + z * mask_z
+    closed = closed_ptr + y * closed_y + z * closed_z
     origin = tl.zeros([], tl.int32)
 
     rows = block * BLOCK_M + tl.arange(0, BLOCK_M)
     q = query_channels(q_ptr + y * q_y + z * q_z + h * q_h, q_m, q_d, rows, M, 0, BLOCK_D, D)
-    q = (q.to(tl.float32) * scale).to(q.dtype)
+    q = scaled(q, scale, BINARY)
     rank = RANK
     if HAS_RANKS:
         rank = tl.minimum(tl.load(ranks_ptr + h), RANK)
@@ -115,7 +120,7 @@ def queries_kernel(
     delta = tl.sum(do.to(tl.float32) * out.to(tl.float32), 1)
     delta -= tl.load(dlse_ptr + line * M + rows, mask=rows < M, other=0.0)
     tl.store(delta_ptr + line * M + rows, delta, mask=rows < M)
-    sums = _sums(lse_ptr + line * M, origin, rows, M)
+    sums = _sums(lse_ptr + line * M, origin, rows, M, BINARY)
 
     end = N
     if CAUSAL:
@@ -131,13 +136,13 @@ def queries_kernel(
     for first in range(0, end, BLOCK_N):
         start = origin + first
         scores = scores_of(
-            q, qf0, qf1, qf2, qf3, k, kf, bias, mask,
-            k_n, k_d, kf_n, kf_r, bias_m, bias_n, mask_n, rows, start, keys, M, N, rank,
-            D, RANK, C0, C1, C2, C3, HAS_BIAS, HAS_MASK, HAS_RANKS, CAUSAL,
+            q, qf0, qf1, qf2, qf3, k, kf, bias, closed,
+            k_n, k_d, kf_n, kf_r, bias_m, bias_n, rows, sums, start, keys, M, N, rank,
+            D, RANK, C0, C1, C2, C3, HAS_BIAS, HAS_MASK, HAS_RANKS, CAUSAL, BINARY,
             PRECISION, FACTOR_PRECISION, WIDEN, BLOCK_D, True,
         )  # fmt: skip
         ds = _score_gradient(
-            q, do, scores, sums, delta, v, v_n, v_d, start, keys, N, DV, BLOCK_DV, PRECISION, WIDEN
+            do, scores, sums, delta, v, v_n, v_d, start, keys, N, DV, BLOCK_DV, BINARY, PRECISION, WIDEN
         )
         tile = values_of(k, k_n, k_d, start, keys, N, D, BLOCK_D, True)
         dq = product(ds.to(tile.dtype), tile, dq, PRECISION, WIDEN)
@@ -172,7 +177,7 @@ def queries_kernel(
 
 @triton.jit
 def keys_kernel(
-    q_ptr, k_ptr, v_ptr, qf_ptr, kf_ptr, bias_ptr, mask_ptr, ranks_ptr, do_ptr,
+    q_ptr, k_ptr, v_ptr, qf_ptr, kf_ptr, bias_ptr, ranks_ptr, closed_ptr, do_ptr,
     lse_ptr, delta_ptr, dk_ptr, dv_ptr, dkf_ptr,
     q_y, q_z, q_h, q_m, q_d,
     k_y, k_z, k_h, k_n, k_d,
@@ -181,13 +186,14 @@ def keys_kernel(
     kf_y, kf_z, kf_h, kf_n, kf_r,
     bias_y, bias_z, bias_h, bias_m, bias_n,
     do_y, do_z, do_h, do_m, do_d,
-    mask_y, mask_z, mask_n,
+    closed_y, closed_z, closed_n,
     Y, Z, H, M, N,
     scale,
     D: tl.constexpr, DV: tl.constexpr, RANK: tl.constexpr,
     C0: tl.constexpr, C1: tl.constexpr, C2: tl.constexpr, C3: tl.constexpr,
     HAS_BIAS: tl.constexpr, HAS_MASK: tl.constexpr, HAS_RANKS: tl.constexpr, CAUSAL: tl.constexpr,
-    FACTORS: tl.constexpr, PRECISION: tl.constexpr, FACTOR_PRECISION: tl.constexpr, WIDEN: tl.constexpr,
+    BINARY: tl.constexpr, FACTORS: tl.constexpr,
+    PRECISION: tl.constexpr, FACTOR_PRECISION: tl.constexpr, WIDEN: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_DV: tl.constexpr,
 ):  # fmt: skip
     """Gradients of a block of keys and values; tiles have keys down and queries across."""
@@ -207,10 +213,7 @@ def keys_kernel(
     keys = block * BLOCK_N + tl.arange(0, BLOCK_N)
     k = query_channels(k_ptr + y * k_y + z * k_z + h * k_h, k_n, k_d, keys, N, 0, BLOCK_D, D)
     v = query_channels(v_ptr + y * v_y + z * v_z + h * v_h, v_n, v_d, keys, N, 0, BLOCK_DV, DV)
-    allowed = keys < N
-    if HAS_MASK:
-        mask = tl.load(mask_ptr + y * mask_y + z * mask_z + keys * mask_n, mask=keys < N, other=0)
-        allowed = allowed & (mask != 0)
+    closed = closed_keys(closed_ptr + y * closed_y + z * closed_z, keys, N, HAS_MASK)
     rank = RANK
     if HAS_RANKS:
         rank = tl.minimum(tl.load(ranks_ptr + h), RANK)
@@ -228,6 +231,7 @@ def keys_kernel(
     begin = 0
     if CAUSAL:
         begin = (block * BLOCK_N // BLOCK_M) * BLOCK_M
+    EXACT: tl.constexpr = k.dtype == tl.float32
     lines = tl.arange(0, BLOCK_M)
     dk = tl.zeros([BLOCK_N, BLOCK_D], tl.float32)
     dv = tl.zeros([BLOCK_N, BLOCK_DV], tl.float32)
@@ -241,14 +245,21 @@ def keys_kernel(
         start = origin + first
         rows = start + lines
         tile = key_channels(q, q_m, q_d, start, lines, M, 0, BLOCK_D, BLOCK_D == D, D, True)
-        tile = (tile.to(tl.float32) * scale).to(tile.dtype)  # rounded as in the forward pass
-        scores = product(k, tile, tl.zeros([BLOCK_N, BLOCK_M], tl.float32), PRECISION, WIDEN)
+        tile = scaled(tile, scale, BINARY)  # rounded as in the forward pass
+        sums = _sums(lse_ptr + line * M, start, lines, M, BINARY)
+        scores = tl.zeros([BLOCK_N, BLOCK_M], tl.float32) + closed[:, None]
+        if CAUSAL:
+            scores = tl.where(keys[:, None] <= rows[None, :], scores, NEVER)
         if HAS_BIAS:
             known = tl.load(
                 bias + rows.to(tl.int64)[None, :] * bias_m + keys.to(tl.int64)[:, None] * bias_n,
                 mask=(rows < M)[None, :] & (keys < N)[:, None], other=0.0,
-            )  # fmt: skip
-            scores += known.to(tl.float32)
+            ).to(tl.float32)  # fmt: skip
+            if BINARY:
+                scores += known * LOG2_E - sums[None, :]
+            elif not EXACT:
+                scores += known
+        scores = product(k, tile, scores, PRECISION, WIDEN)
         if C0:
             qf0 = key_channels(qf, qf_m, qf_r, start, lines, M, 0, C0, False, rank, True)
             scores = product(kf0, qf0, scores, FACTOR_PRECISION, WIDEN)
@@ -261,12 +272,9 @@ def keys_kernel(
         if C3:
             qf3 = key_channels(qf, qf_m, qf_r, start, lines, M, C0 + C1 + C2, C3, False, rank, True)
             scores = product(kf3, qf3, scores, FACTOR_PRECISION, WIDEN)
-        scores = tl.where(allowed[:, None], scores, NEVER)
-        if CAUSAL:
-            scores = tl.where(keys[:, None] <= rows[None, :], scores, NEVER)
-
-        sums = _sums(lse_ptr + line * M, start, lines, M)
-        weights = tl.exp2((scores - sums[None, :]) * LOG2_E)
+        if HAS_BIAS and EXACT:
+            scores = scores - (0.0 - known)
+        weights = weights_of(scores, sums[None, :], BINARY, EXACT)
         through = key_channels(do, do_m, do_d, start, lines, M, 0, BLOCK_DV, BLOCK_DV == DV, DV, True)
         dv = product(weights.to(v.dtype), tl.trans(through), dv, PRECISION, WIDEN)
         delta = tl.load(delta_ptr + line * M + rows, mask=rows < M, other=0.0)
@@ -285,6 +293,8 @@ def keys_kernel(
             if C3:
                 d3 = product(along, tl.trans(qf3), d3, FACTOR_PRECISION, WIDEN)
 
+    if BINARY:
+        dk = dk * LN_2
     _store(dk_ptr + line * N * D, keys, N, dk, D, 0, BLOCK_D, D)
     _store(dv_ptr + line * N * DV, keys, N, dv, DV, 0, BLOCK_DV, DV)
     if FACTORS:
@@ -301,7 +311,7 @@ def keys_kernel(
 
 @triton.jit
 def pairs_kernel(
-    q_ptr, k_ptr, v_ptr, qf_ptr, kf_ptr, bias_ptr, mask_ptr, ranks_ptr, do_ptr,
+    q_ptr, k_ptr, v_ptr, qf_ptr, kf_ptr, bias_ptr, ranks_ptr, closed_ptr, do_ptr,
     lse_ptr, delta_ptr, dpairs_ptr,
     q_y, q_z, q_h, q_m, q_d,
     k_y, k_z, k_h, k_n, k_d,
@@ -311,13 +321,13 @@ def pairs_kernel(
     bias_y, bias_z, bias_h, bias_m, bias_n,
     do_y, do_z, do_h, do_m, do_d,
     dpairs_y, dpairs_z, dpairs_h, dpairs_m, dpairs_n,
-    mask_y, mask_z, mask_n,
+    closed_y, closed_z, closed_n,
     Y, Z, H, M, N,
     scale,
     D: tl.constexpr, DV: tl.constexpr, RANK: tl.constexpr,
     C0: tl.constexpr, C1: tl.constexpr, C2: tl.constexpr, C3: tl.constexpr,
     HAS_BIAS: tl.constexpr, HAS_MASK: tl.constexpr, HAS_RANKS: tl.constexpr, CAUSAL: tl.constexpr,
-    PRECISION: tl.constexpr, FACTOR_PRECISION: tl.constexpr, WIDEN: tl.constexpr,
+    BINARY: tl.constexpr, PRECISION: tl.constexpr, FACTOR_PRECISION: tl.constexpr, WIDEN: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_DV: tl.constexpr,
 ):  # fmt: skip
     """Add a tile's gradient of the scores, summed over the leading dimensions that share it: stride 0."""
@@ -343,7 +353,7 @@ def pairs_kernel(
         z = first_z + (origin + shared) % z_shared
         line = (y * Z + z) * H + h
         q = query_channels(q_ptr + y * q_y + z * q_z + h * q_h, q_m, q_d, rows, M, 0, BLOCK_D, D)
-        q = (q.to(tl.float32) * scale).to(q.dtype)
+        q = scaled(q, scale, BINARY)
         qf = qf_ptr + y * qf_y + z * qf_z + h * qf_h
         qf0, qf1, qf2, qf3 = q, q, q, q
         if C0:
@@ -354,20 +364,20 @@ def pairs_kernel(
             qf2 = query_channels(qf, qf_m, qf_r, rows, M, C0 + C1, C2, rank)
         if C3:
             qf3 = query_channels(qf, qf_m, qf_r, rows, M, C0 + C1 + C2, C3, rank)
+        sums = _sums(lse_ptr + line * M, origin, rows, M, BINARY)
         scores = scores_of(
             q, qf0, qf1, qf2, qf3,
             k_ptr + y * k_y + z * k_z + h * k_h, kf_ptr + y * kf_y + z * kf_z + h * kf_h,
-            bias_ptr + y * bias_y + z * bias_z + h * bias_h, mask_ptr + y * mask_y + z * mask_z,
-            k_n, k_d, kf_n, kf_r, bias_m, bias_n, mask_n, rows, start, keys, M, N, rank,
-            D, RANK, C0, C1, C2, C3, HAS_BIAS, HAS_MASK, HAS_RANKS, CAUSAL,
+            bias_ptr + y * bias_y + z * bias_z + h * bias_h, closed_ptr + y * closed_y + z * closed_z,
+            k_n, k_d, kf_n, kf_r, bias_m, bias_n, rows, sums, start, keys, M, N, rank,
+            D, RANK, C0, C1, C2, C3, HAS_BIAS, HAS_MASK, HAS_RANKS, CAUSAL, BINARY,
             PRECISION, FACTOR_PRECISION, WIDEN, BLOCK_D, True,
         )  # fmt: skip
         do = query_channels(do_ptr + y * do_y + z * do_z + h * do_h, do_m, do_d, rows, M, 0, BLOCK_DV, DV)
         delta = tl.load(delta_ptr + line * M + rows, mask=rows < M, other=0.0)
-        sums = _sums(lse_ptr + line * M, origin, rows, M)
         v = v_ptr + y * v_y + z * v_z + h * v_h
         total += _score_gradient(
-            q, do, scores, sums, delta, v, v_n, v_d, start, keys, N, DV, BLOCK_DV, PRECISION, WIDEN
+            do, scores, sums, delta, v, v_n, v_d, start, keys, N, DV, BLOCK_DV, BINARY, PRECISION, WIDEN
         )
 
     tile = (

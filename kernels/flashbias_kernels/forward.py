@@ -2,9 +2,10 @@
 
 Softmax needs a number near each row's maximum, so that exponentials stay in range. The usual loop follows
 the maximum from tile to tile and rescales what it has. Floating point is more patient than that: fp32 and
-bf16 reach 2^127, so the maximum over a few keys will do as a level, unless a later score exceeds it by far.
-The loop here carries no maximum. Whether a row ran over shows at the end, and such a block looks for its
-true maxima and goes over its keys once more.
+bf16 reach 2^127, so the maximum over one tile will do as a level, unless a later score exceeds it by far.
+The loop here looks for a maximum in its first tile alone, which is that of the queries' own places: where a
+bias falls off with distance, the highest scores are there. Whether a row ran over shows at the end, and such
+a block looks for its true maxima and goes over its keys once more.
 """
 
 from __future__ import annotations
@@ -12,23 +13,98 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from flashbias_kernels.tiles import NEVER, product, query_channels, scores_of, values_of, weights_of
+from flashbias_kernels.tiles import LN_2, NEVER, product, query_channels, scaled, scores_of, values_of, weights_of
 
-LN_2 = tl.constexpr(0.6931471805599453)
-LEVEL_KEYS = tl.constexpr(16)
+# A row's sum is kept in as many parts as the tile has columns in one matrix instruction: so each thread adds
+# up what it has, and only the end brings the threads together. The same for the maximum.
+PARTS = tl.constexpr(8)
 
 
 @triton.jit
-def _add(acc, total, scores, level, values, PRECISION: tl.constexpr, WIDEN: tl.constexpr):
-    """Add what a tile of keys contributes."""
-    weights = weights_of(scores, level, values.dtype == tl.float32)
-    acc = product(weights.to(values.dtype), values, acc, PRECISION, WIDEN)
-    return acc, total + tl.sum(weights, 1)
+def _folded(tile):
+    """With one dimension more, in which a sum or a maximum leaves PARTS of each row."""
+    return tl.reshape(tile, [tile.shape[0], tile.shape[1] // PARTS, PARTS])
+
+
+@triton.jit
+def _level(highest):
+    """The level of rows whose highest scores are these; 0 where there is none."""
+    highest = tl.max(highest, 1)
+    return tl.where(highest == NEVER, 0.0, highest)
+
+
+@triton.jit
+def _highest(
+    highest, begin, end,
+    q, qf0, qf1, qf2, qf3, k, kf, bias, closed,
+    k_n, k_d, kf_n, kf_r, bias_m, bias_n,
+    rows, M, N, rank,
+    D: tl.constexpr, RANK: tl.constexpr,
+    C0: tl.constexpr, C1: tl.constexpr, C2: tl.constexpr, C3: tl.constexpr,
+    HAS_BIAS: tl.constexpr, HAS_MASK: tl.constexpr, HAS_RANKS: tl.constexpr, CAUSAL: tl.constexpr,
+    BINARY: tl.constexpr, PRECISION: tl.constexpr, FACTOR_PRECISION: tl.constexpr, WIDEN: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+    KEYS: tl.constexpr, LAST: tl.constexpr, STAGES: tl.constexpr,
+):  # fmt: skip
+    """Raise what is known of the highest scores by keys from `begin` to `end`."""
+    zero = tl.zeros([rows.shape[0]], tl.float32)
+    for first in tl.range(begin, end, KEYS, num_stages=STAGES):
+        start = tl.zeros([], tl.int32) + first  # makes a tensor of what the interpreter has as a plain number
+        scores = scores_of(
+            q, qf0, qf1, qf2, qf3, k, kf, bias, closed,
+            k_n, k_d, kf_n, kf_r, bias_m, bias_n,
+            rows, zero, start, tl.arange(0, KEYS), M, N, rank,
+            D, RANK, C0, C1, C2, C3, HAS_BIAS, HAS_MASK, HAS_RANKS, CAUSAL,
+            BINARY, PRECISION, FACTOR_PRECISION, WIDEN, BLOCK_D, LAST,
+        )  # fmt: skip
+        highest = tl.maximum(highest, tl.max(_folded(scores), 1))
+    return highest
+
+
+@triton.jit
+def _attend(
+    acc, sums, level, begin, end, turn, v, v_n, v_d,
+    q, qf0, qf1, qf2, qf3, k, kf, bias, closed,
+    k_n, k_d, kf_n, kf_r, bias_m, bias_n,
+    rows, M, N, rank,
+    D: tl.constexpr, RANK: tl.constexpr,
+    C0: tl.constexpr, C1: tl.constexpr, C2: tl.constexpr, C3: tl.constexpr,
+    HAS_BIAS: tl.constexpr, HAS_MASK: tl.constexpr, HAS_RANKS: tl.constexpr, CAUSAL: tl.constexpr,
+    BINARY: tl.constexpr, PRECISION: tl.constexpr, FACTOR_PRECISION: tl.constexpr, WIDEN: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+    DV: tl.constexpr, BLOCK_DV: tl.constexpr, KEYS: tl.constexpr,
+    LAST: tl.constexpr, STAGES: tl.constexpr, FIND: tl.constexpr,
+):  # fmt: skip
+    """Add what the keys from `begin` to `end` contribute, `turn` being the first; LAST as for `scores_of`.
+
+    FIND to take the level, which is 0 before, from the first tile of all.
+    """
+    keys = tl.arange(0, KEYS)
+    for first in tl.range(begin, end, KEYS, num_stages=STAGES):
+        start = tl.zeros([], tl.int32) + first + turn
+        start = tl.where(start < end, start, start - end)
+        scores = scores_of(
+            q, qf0, qf1, qf2, qf3, k, kf, bias, closed,
+            k_n, k_d, kf_n, kf_r, bias_m, bias_n,
+            rows, level, start, keys, M, N, rank,
+            D, RANK, C0, C1, C2, C3, HAS_BIAS, HAS_MASK, HAS_RANKS, CAUSAL,
+            BINARY, PRECISION, FACTOR_PRECISION, WIDEN, BLOCK_D, LAST,
+        )  # fmt: skip
+        if FIND:
+            if first == 0:
+                level = _level(tl.max(_folded(scores), 1))
+                if BINARY:
+                    scores -= level[:, None]
+        weights = weights_of(scores, level[:, None], BINARY, q.dtype == tl.float32)
+        values = values_of(v, v_n, v_d, start, keys, N, DV, BLOCK_DV, LAST)
+        acc = product(weights.to(values.dtype), values, acc, PRECISION, WIDEN)
+        sums += tl.sum(_folded(weights), 1)
+    return acc, sums, level
 
 
 @triton.jit
 def forward_kernel(
-    q_ptr, k_ptr, v_ptr, qf_ptr, kf_ptr, bias_ptr, mask_ptr, gate_ptr, ranks_ptr, out_ptr, lse_ptr,
+    q_ptr, k_ptr, v_ptr, qf_ptr, kf_ptr, bias_ptr, gate_ptr, ranks_ptr, closed_ptr, span_ptr, out_ptr, lse_ptr,
     q_y, q_z, q_h, q_m, q_d,
     k_y, k_z, k_h, k_n, k_d,
     v_y, v_z, v_h, v_n, v_d,
@@ -37,20 +113,21 @@ def forward_kernel(
     bias_y, bias_z, bias_h, bias_m, bias_n,
     gate_y, gate_z, gate_h, gate_m, gate_d,
     out_y, out_z, out_h, out_m, out_d,
-    mask_y, mask_z, mask_n,
+    closed_y, closed_z, closed_n,
+    span_y, span_z, span_n,
     Y, Z, H, M, N,
     scale,
     D: tl.constexpr, DV: tl.constexpr, RANK: tl.constexpr,
     C0: tl.constexpr, C1: tl.constexpr, C2: tl.constexpr, C3: tl.constexpr,
     HAS_BIAS: tl.constexpr, HAS_MASK: tl.constexpr, HAS_GATE: tl.constexpr, HAS_RANKS: tl.constexpr,
-    CAUSAL: tl.constexpr, PATIENCE: tl.constexpr,
+    CAUSAL: tl.constexpr, BINARY: tl.constexpr, PATIENCE: tl.constexpr, STAGES: tl.constexpr,
     PRECISION: tl.constexpr, FACTOR_PRECISION: tl.constexpr, WIDEN: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_DV: tl.constexpr,
 ):  # fmt: skip
     """Write a block of rows of the output, and the logarithms of their sums.
 
-    Leading dimensions are two, y and z. Strides are in elements, zero along what is broadcast; `lse` is
-    contiguous. PATIENCE is the sum up to which a level from a few keys is trusted.
+    Leading dimensions are two, y and z. Strides are in elements, zero along what is broadcast; `lse`, `closed`
+    and `span` (see mask.py) are contiguous. PATIENCE is the sum up to which the level of one tile is trusted.
     """
     # One grid dimension: the others end at 65,535. Blocks of a head are neighbours, and share its keys in L2.
     blocks = tl.cdiv(M, BLOCK_M)
@@ -63,11 +140,11 @@ def forward_kernel(
     v = v_ptr + y * v_y + z * v_z + h * v_h
     kf = kf_ptr + y * kf_y + z * kf_z + h * kf_h
     bias = bias_ptr + y * bias_y + z * bias_z + h * bias_h
-    mask = mask_ptr + y * mask_y + z * mask_z
+    closed = closed_ptr + y * closed_y + z * closed_z
 
     rows = block * BLOCK_M + tl.arange(0, BLOCK_M)
     q = query_channels(q_ptr + y * q_y + z * q_z + h * q_h, q_m, q_d, rows, M, 0, BLOCK_D, D)
-    q = (q.to(tl.float32) * scale).to(q.dtype)
+    q = scaled(q, scale, BINARY)
     rank = RANK
     if HAS_RANKS:
         rank = tl.minimum(tl.load(ranks_ptr + h), RANK)
@@ -82,57 +159,79 @@ def forward_kernel(
     if C3:
         qf3 = query_channels(qf, qf_m, qf_r, rows, M, C0 + C1 + C2, C3, rank)
 
-    end = N
+    # Keys up to `free` are there for all queries of the block, in whole tiles; from `end` on there are none.
+    free, end = N, N
+    if HAS_MASK:
+        span = span_ptr + y * span_y + z * span_z
+        free, end = tl.load(span), tl.load(span + 1)
     if CAUSAL:
-        end = tl.minimum(N, (block + 1) * BLOCK_M)
-    whole = (end // BLOCK_N) * BLOCK_N
-    keys = tl.arange(0, BLOCK_N)
-    few_keys = tl.arange(0, LEVEL_KEYS)
-    origin = tl.zeros([], tl.int32)  # makes a tensor of what the interpreter has as a plain number
+        free, end = tl.minimum(free, block * BLOCK_M + 1), tl.minimum(end, (block + 1) * BLOCK_M)
+    free = tl.minimum(free, end) // BLOCK_N * BLOCK_N
 
+    own = tl.maximum(tl.minimum(block * BLOCK_M, free - BLOCK_N), 0) // BLOCK_N * BLOCK_N
     level = tl.zeros([BLOCK_M], tl.float32)
-    total = tl.zeros([BLOCK_M], tl.float32)
+    sums = tl.zeros([BLOCK_M, PARTS], tl.float32)
     acc = tl.zeros([BLOCK_M, BLOCK_DV], tl.float32)
-    looked_at = origin + LEVEL_KEYS
-    again = origin == 0  # true, and no constant
-    for _ in range(2):  # Triton 3.3 has no `while` for sm_90
-        if again:
-            level = tl.full([BLOCK_M], NEVER, tl.float32)
-            for first in range(0, looked_at, LEVEL_KEYS):
-                scores = scores_of(
-                    q, qf0, qf1, qf2, qf3, k, kf, bias, mask,
-                    k_n, k_d, kf_n, kf_r, bias_m, bias_n, mask_n, rows, origin + first, few_keys, M, N, rank,
-                    D, RANK, C0, C1, C2, C3, HAS_BIAS, HAS_MASK, HAS_RANKS, CAUSAL,
-                    PRECISION, FACTOR_PRECISION, WIDEN, BLOCK_D, True,
-                )  # fmt: skip
-                level = tl.maximum(level, tl.max(scores, 1))
-            level = tl.where(level == NEVER, 0.0, level)  # of a row that has seen no key yet
-            total = tl.zeros([BLOCK_M], tl.float32)
-            acc = tl.zeros([BLOCK_M, BLOCK_DV], tl.float32)
-            for first in range(0, whole, BLOCK_N):
-                scores = scores_of(
-                    q, qf0, qf1, qf2, qf3, k, kf, bias, mask,
-                    k_n, k_d, kf_n, kf_r, bias_m, bias_n, mask_n, rows, origin + first, keys, M, N, rank,
-                    D, RANK, C0, C1, C2, C3, HAS_BIAS, HAS_MASK, HAS_RANKS, CAUSAL,
-                    PRECISION, FACTOR_PRECISION, WIDEN, BLOCK_D, False,
-                )  # fmt: skip
-                values = values_of(v, v_n, v_d, origin + first, keys, N, DV, BLOCK_DV, False)
-                acc, total = _add(acc, total, scores, level, values, PRECISION, WIDEN)
-            if whole < end:
-                scores = scores_of(
-                    q, qf0, qf1, qf2, qf3, k, kf, bias, mask,
-                    k_n, k_d, kf_n, kf_r, bias_m, bias_n, mask_n, rows, origin + whole, keys, M, N, rank,
-                    D, RANK, C0, C1, C2, C3, HAS_BIAS, HAS_MASK, HAS_RANKS, CAUSAL,
-                    PRECISION, FACTOR_PRECISION, WIDEN, BLOCK_D, True,
-                )  # fmt: skip
-                values = values_of(v, v_n, v_d, origin + whole, keys, N, DV, BLOCK_DV, True)
-                acc, total = _add(acc, total, scores, level, values, PRECISION, WIDEN)
-            # A key that set the level has a weight of 1; a row with less in all saw none. NaN is not finite.
-            trusted = (total > 0.5) & (total <= PATIENCE)
-            finite = tl.max(tl.where(tl.abs(acc) < float("inf"), 0, 1)) == 0
-            unsure = tl.min((trusted | (rows >= M)).to(tl.int32), 0) == 0
-            again = (unsure | ~finite) & (looked_at < end)
-            looked_at = origin + end
+    acc, sums, level = _attend(
+        acc, sums, level, 0, free, own, v, v_n, v_d,
+        q, qf0, qf1, qf2, qf3, k, kf, bias, closed,
+        k_n, k_d, kf_n, kf_r, bias_m, bias_n, rows, M, N, rank,
+        D, RANK, C0, C1, C2, C3, HAS_BIAS, HAS_MASK, HAS_RANKS, CAUSAL,
+        BINARY, PRECISION, FACTOR_PRECISION, WIDEN, BLOCK_D,
+        DV, BLOCK_DV, BLOCK_N, False, STAGES, True,
+    )  # fmt: skip
+    acc, sums, level = _attend(
+        acc, sums, level, free, end, 0, v, v_n, v_d,
+        q, qf0, qf1, qf2, qf3, k, kf, bias, closed,
+        k_n, k_d, kf_n, kf_r, bias_m, bias_n, rows, M, N, rank,
+        D, RANK, C0, C1, C2, C3, HAS_BIAS, HAS_MASK, HAS_RANKS, CAUSAL,
+        BINARY, PRECISION, FACTOR_PRECISION, WIDEN, BLOCK_D,
+        DV, BLOCK_DV, BLOCK_N, True, 1, True,
+    )  # fmt: skip
+    total = tl.sum(sums, 1)
+
+    # A key that set the level has a weight of 1; a row with less in all saw none. NaN is not finite.
+    trusted = (total > 0.5) & (total <= PATIENCE) | (rows >= M)
+    finite = tl.where(tl.abs(acc) < float("inf"), 1, 0)
+    if (tl.min(trusted.to(tl.int32), 0) == 0) | (tl.min(tl.min(finite, 1), 0) == 0):
+        SMALLER: tl.constexpr = BLOCK_N // 2 if BLOCK_N > 16 else BLOCK_N  # for want of registers
+        highest = tl.full([BLOCK_M, PARTS], NEVER, tl.float32)
+        highest = _highest(
+            highest, 0, free,
+            q, qf0, qf1, qf2, qf3, k, kf, bias, closed,
+            k_n, k_d, kf_n, kf_r, bias_m, bias_n, rows, M, N, rank,
+            D, RANK, C0, C1, C2, C3, HAS_BIAS, HAS_MASK, HAS_RANKS, CAUSAL,
+            BINARY, PRECISION, FACTOR_PRECISION, WIDEN, BLOCK_D,
+            SMALLER, False, STAGES,
+        )  # fmt: skip
+        highest = _highest(
+            highest, free, end,
+            q, qf0, qf1, qf2, qf3, k, kf, bias, closed,
+            k_n, k_d, kf_n, kf_r, bias_m, bias_n, rows, M, N, rank,
+            D, RANK, C0, C1, C2, C3, HAS_BIAS, HAS_MASK, HAS_RANKS, CAUSAL,
+            BINARY, PRECISION, FACTOR_PRECISION, WIDEN, BLOCK_D,
+            SMALLER, True, 1,
+        )  # fmt: skip
+        level = _level(highest)
+        sums = tl.zeros([BLOCK_M, PARTS], tl.float32)
+        acc = tl.zeros([BLOCK_M, BLOCK_DV], tl.float32)
+        acc, sums, level = _attend(
+            acc, sums, level, 0, free, 0, v, v_n, v_d,
+            q, qf0, qf1, qf2, qf3, k, kf, bias, closed,
+            k_n, k_d, kf_n, kf_r, bias_m, bias_n, rows, M, N, rank,
+            D, RANK, C0, C1, C2, C3, HAS_BIAS, HAS_MASK, HAS_RANKS, CAUSAL,
+            BINARY, PRECISION, FACTOR_PRECISION, WIDEN, BLOCK_D,
+            DV, BLOCK_DV, SMALLER, False, STAGES, False,
+        )  # fmt: skip
+        acc, sums, level = _attend(
+            acc, sums, level, free, end, 0, v, v_n, v_d,
+            q, qf0, qf1, qf2, qf3, k, kf, bias, closed,
+            k_n, k_d, kf_n, kf_r, bias_m, bias_n, rows, M, N, rank,
+            D, RANK, C0, C1, C2, C3, HAS_BIAS, HAS_MASK, HAS_RANKS, CAUSAL,
+            BINARY, PRECISION, FACTOR_PRECISION, WIDEN, BLOCK_D,
+            DV, BLOCK_DV, SMALLER, True, 1, False,
+        )  # fmt: skip
+        total = tl.sum(sums, 1)
 
     some = total > 0
     out = tl.where(some[:, None], acc / tl.where(some, total, 1.0)[:, None], 0.0)
@@ -149,5 +248,7 @@ def forward_kernel(
         out_ptr + y * out_y + z * out_z + h * out_h + row * out_m + dims[None, :] * out_d,
         out.to(out_ptr.dtype.element_ty), mask=kept,
     )  # fmt: skip
+    if BINARY:
+        level = level * LN_2
     lse = tl.where(some, level + tl.log2(tl.where(some, total, 1.0)) * LN_2, NEVER)
     tl.store(lse_ptr + ((y * Z + z) * H + h) * M + rows, lse, mask=rows < M)

@@ -17,11 +17,13 @@ from flashbias_kernels.tuning import Blocks, backward_blocks, forward_blocks
 
 PARTS = (128, 64, 32, 16)
 LARGEST_RANK = sum(PARTS)
+MASK_BLOCK = 1024
 # The sum up to which a level from a few keys is trusted: fp16 ends at 65,504, the others at 2^127.
 PATIENCE = {torch.float16: 2.0**15, torch.bfloat16: 2.0**64, torch.float32: 2.0**64}
 
 Tensors = Mapping[str, Tensor | None]
 _INPUTS = ("q", "k", "v", "q_factor", "k_factor", "bias")
+_DIMENSIONS = {"closed": 3, "span": 3, "lse": 4, "dlse": 4, "delta": 4}  # with two leading ones; of others 5
 
 
 class Call(NamedTuple):
@@ -37,8 +39,16 @@ class Call(NamedTuple):
         self.kernel[self.grid](*self.arguments, **self.options)
 
 
+def mask_call(mask: Tensor, closed: Tensor, span: Tensor) -> Call:
+    """What writes `closed` and `span` from the lines of a mask."""
+    from flashbias_kernels.mask import mask_kernel
+
+    arguments = [mask.view(torch.uint8), closed, span, *mask.stride(), mask.shape[1]]
+    return Call(mask_kernel, (mask.shape[0],), arguments, {"BLOCK": MASK_BLOCK})
+
+
 def forward_calls(problem: Problem, outputs: Tensors) -> Iterator[Call]:
-    """What writes `out` and `lse`."""
+    """What writes `out` and `lse`; reads `closed` and `span`, as all others read `closed`."""
     from flashbias_kernels.forward import forward_kernel
 
     blocks = forward_blocks(problem, interpreted())
@@ -48,11 +58,12 @@ def forward_calls(problem: Problem, outputs: Tensors) -> Iterator[Call]:
             problem,
             views,
             blocks,
-            pointers=(*_INPUTS, "mask", "gate", "ranks", "out", "lse"),
-            strided=(*_INPUTS, "gate", "out", "mask"),
+            pointers=(*_INPUTS, "gate", "ranks", "closed", "span", "out", "lse"),
+            strided=(*_INPUTS, "gate", "out", "closed", "span"),
             programs=_lines(views["lse"]) * _blocks(problem.queries, blocks.queries),
             HAS_GATE=problem.gate is not None,
             PATIENCE=PATIENCE[problem.q.dtype],
+            STAGES=blocks.stages,
         )
 
 
@@ -67,8 +78,8 @@ def queries_calls(problem: Problem, tensors: Tensors) -> Iterator[Call]:
             problem,
             views,
             blocks,
-            pointers=(*_INPUTS, "mask", "ranks", "out", "dout", "lse", "dlse", "delta", "dq", "dq_factor"),
-            strided=(*_INPUTS, "out", "dout", "mask"),
+            pointers=(*_INPUTS, "ranks", "closed", "out", "dout", "lse", "dlse", "delta", "dq", "dq_factor"),
+            strided=(*_INPUTS, "out", "dout", "closed"),
             programs=_lines(views["lse"]) * _blocks(problem.queries, blocks.queries),
             FACTORS=views["dq_factor"] is not None,
         )
@@ -85,8 +96,8 @@ def keys_calls(problem: Problem, tensors: Tensors) -> Iterator[Call]:
             problem,
             views,
             blocks,
-            pointers=(*_INPUTS, "mask", "ranks", "dout", "lse", "delta", "dk", "dv", "dk_factor"),
-            strided=(*_INPUTS, "dout", "mask"),
+            pointers=(*_INPUTS, "ranks", "closed", "dout", "lse", "delta", "dk", "dv", "dk_factor"),
+            strided=(*_INPUTS, "dout", "closed"),
             programs=_lines(views["lse"]) * _blocks(problem.keys, blocks.keys),
             FACTORS=views["dk_factor"] is not None,
         )
@@ -96,7 +107,7 @@ def pairs_calls(problem: Problem, tensors: Tensors) -> Iterator[Call]:
     """What adds to `dpairs`, which is broadcast over what shares a pair; reads `dout`, `lse` and `delta`."""
     from flashbias_kernels.backward import pairs_kernel
 
-    blocks = backward_blocks(problem, interpreted())
+    blocks = backward_blocks(problem, interpreted(), "pairs")
     for views in _two_leading_dimensions(problem, tensors):
         tiles = _blocks(problem.queries, blocks.queries) * _blocks(problem.keys, blocks.keys)
         yield _call(
@@ -104,8 +115,8 @@ def pairs_calls(problem: Problem, tensors: Tensors) -> Iterator[Call]:
             problem,
             views,
             blocks,
-            pointers=(*_INPUTS, "mask", "ranks", "dout", "lse", "delta", "dpairs"),
-            strided=(*_INPUTS, "dout", "dpairs", "mask"),
+            pointers=(*_INPUTS, "ranks", "closed", "dout", "lse", "delta", "dpairs"),
+            strided=(*_INPUTS, "dout", "dpairs", "closed"),
             programs=_lines(views["dpairs"]) * tiles,
         )
 
@@ -153,7 +164,7 @@ def _call(
     strides = [
         step
         for name in strided
-        for step in ((0,) * (3 if name == "mask" else 5) if views[name] is None else views[name].stride())
+        for step in ((0,) * _DIMENSIONS.get(name, 5) if views[name] is None else views[name].stride())
     ]
     y, z, heads = views["q"].shape[:3]
     arguments = [*given, *strides, y, z, heads, problem.queries, problem.keys, problem.scale]
@@ -172,6 +183,8 @@ def _constants(problem: Problem, blocks: Blocks) -> dict[str, Any]:
         "HAS_MASK": problem.key_mask is not None,
         "HAS_RANKS": problem.ranks is not None,
         "CAUSAL": problem.causal,
+        # The queries' rounded scale takes in the factor from e to 2, where no factors beside them would want it.
+        "BINARY": problem.bias is not None and not problem.rank and problem.q.dtype != torch.float32,
         "PRECISION": precision,
         # Factors in float32 beside queries in 16 bits are so for their digits, which TF32 cuts off.
         "FACTOR_PRECISION": precision if problem.q.dtype == torch.float32 else "tf32x3",
@@ -182,6 +195,8 @@ def _constants(problem: Problem, blocks: Blocks) -> dict[str, Any]:
         "BLOCK_DV": _tile(value_dim),
         "num_warps": blocks.warps,
         "num_stages": blocks.stages,
+        # Triton knows this limit for NVIDIA's GPUs alone.
+        **({} if torch.version.hip or not blocks.registers else {"maxnreg": blocks.registers}),
     }
 
 
@@ -194,17 +209,16 @@ def _two_leading_dimensions(problem: Problem, others: Tensors) -> Iterator[dict[
     """All tensors, expanded: leading dimensions are merged where they can be; over more than two we step."""
     tensors: dict[str, Tensor | None] = {name: getattr(problem, name) for name in (*_INPUTS, "gate")}
     tensors |= others
-    tensors["mask"] = None if problem.key_mask is None else problem.key_mask.view(torch.uint8)
-    own = {"mask": 1, "lse": 2, "dlse": 2, "delta": 2}  # dimensions that are not leading
     sizes = {  # where a size may be 1 for more
         "q_factor": (problem.heads, problem.queries, -1),
         "k_factor": (problem.heads, problem.keys, -1),
         "bias": (problem.heads, problem.queries, problem.keys),
         "gate": (problem.heads, problem.queries, problem.v.shape[-1]),
-        "mask": (problem.keys,),
     }
     expanded = {
-        name: None if t is None else t.expand(*problem.leading, *sizes.get(name, (-1,) * own.get(name, 3)))
+        name: None
+        if t is None
+        else t.expand(*problem.leading, *sizes.get(name, (-1,) * (_DIMENSIONS.get(name, 5) - 2)))
         for name, t in tensors.items()
     }
     present = [tensor for tensor in expanded.values() if tensor is not None]

@@ -6,6 +6,7 @@ import triton
 import triton.language as tl
 
 LOG2_E = tl.constexpr(1.4426950408889634)
+LN_2 = tl.constexpr(0.6931471805599453)
 NEVER = tl.constexpr(float("-inf"))
 
 
@@ -47,35 +48,51 @@ def key_channels(
 
 
 @triton.jit
+def scaled(q, scale, BINARY: tl.constexpr):
+    """Queries times what their scores are multiplied by; BINARY for scores that are exponents of 2."""
+    if BINARY:
+        scale = scale * LOG2_E
+    return (q.to(tl.float32) * scale).to(q.dtype)
+
+
+@triton.jit
 def scores_of(
-    q, qf0, qf1, qf2, qf3, k, kf, bias, mask,
-    k_n, k_d, kf_n, kf_r, bias_m, bias_n, mask_n,
-    rows, start, keys, M, N, rank,
+    q, qf0, qf1, qf2, qf3, k, kf, bias, closed,
+    k_n, k_d, kf_n, kf_r, bias_m, bias_n,
+    rows, level, start, keys, M, N, rank,
     D: tl.constexpr, RANK: tl.constexpr,
     C0: tl.constexpr, C1: tl.constexpr, C2: tl.constexpr, C3: tl.constexpr,
     HAS_BIAS: tl.constexpr, HAS_MASK: tl.constexpr, HAS_RANKS: tl.constexpr, CAUSAL: tl.constexpr,
-    PRECISION: tl.constexpr, FACTOR_PRECISION: tl.constexpr, WIDEN: tl.constexpr, BLOCK_D: tl.constexpr,
-    LAST: tl.constexpr,
+    BINARY: tl.constexpr, PRECISION: tl.constexpr, FACTOR_PRECISION: tl.constexpr, WIDEN: tl.constexpr,
+    BLOCK_D: tl.constexpr, LAST: tl.constexpr,
 ):  # fmt: skip
-    """Scores of the tile at `start`, -inf where a key may not be attended; LAST where the keys end within."""
+    """Scores of the tile at `start`; BINARY: what they have over their row's level, as exponents of 2.
+
+    What forbids a key is in the accumulator before the products: LAST where the keys end within the tile, or
+    where the mask or CAUSAL may close some.
+    """
     WHOLE: tl.constexpr = (C0 + C1 + C2 + C3 == RANK) and not HAS_RANKS
-    tile = key_channels(k, k_n, k_d, start, keys, N, 0, BLOCK_D, BLOCK_D == D, D, LAST)
+    EXACT: tl.constexpr = q.dtype == tl.float32
+    # Nothing is added to zeros: they cost nothing where products start from them.
+    scores = tl.zeros([rows.shape[0], keys.shape[0]], tl.float32)
     if HAS_BIAS:
-        pointers = (bias + start.to(tl.int64) * bias_n) + (
-            rows.to(tl.int64)[:, None] * bias_m + keys[None, :] * bias_n
-        )
+        lines = tl.minimum(rows, M - 1).to(tl.int64)  # so that no load has to ask whether there is such a row
+        pointers = (bias + start.to(tl.int64) * bias_n) + (lines[:, None] * bias_m + keys[None, :] * bias_n)
         if LAST:
-            known = tl.load(pointers, mask=(rows < M)[:, None] & (start + keys < N)[None, :], other=0.0)
+            known = tl.load(pointers, mask=(start + keys < N)[None, :], other=0.0)
         else:
-            known = tl.load(pointers, mask=(rows < M)[:, None], other=0.0)
+            known = tl.load(pointers)
         known = known.to(tl.float32)
-        if q.dtype == tl.float32:  # a large bias is added last, so that it is rounded once
-            scores = product(q, tile, tl.zeros_like(known), PRECISION, WIDEN) + known
-        else:
-            scores = product(q, tile, known, PRECISION, WIDEN)
-    else:
-        scores = tl.zeros([rows.shape[0], keys.shape[0]], tl.float32)
-        scores = product(q, tile, scores, PRECISION, WIDEN)
+        if BINARY:
+            scores = known * LOG2_E - level[:, None]
+        elif not EXACT:
+            scores = known
+    if LAST:
+        scores += closed_keys(closed, start + keys, N, HAS_MASK)[None, :]
+        if CAUSAL:
+            scores = tl.where((start + keys)[None, :] <= rows[:, None], scores, NEVER)
+    tile = key_channels(k, k_n, k_d, start, keys, N, 0, BLOCK_D, BLOCK_D == D, D, LAST)
+    scores = product(q, tile, scores, PRECISION, WIDEN)
     if C0:
         tile = key_channels(kf, kf_n, kf_r, start, keys, N, 0, C0, WHOLE, rank, LAST)
         scores = product(qf0, tile, scores, FACTOR_PRECISION, WIDEN)
@@ -88,18 +105,29 @@ def scores_of(
     if C3:
         tile = key_channels(kf, kf_n, kf_r, start, keys, N, C0 + C1 + C2, C3, WHOLE, rank, LAST)
         scores = product(qf3, tile, scores, FACTOR_PRECISION, WIDEN)
-    if HAS_MASK:
-        pointers = (mask + start.to(tl.int64) * mask_n) + keys * mask_n
-        if LAST:
-            allowed = tl.load(pointers, mask=start + keys < N, other=0)
-        else:
-            allowed = tl.load(pointers)
-        scores = tl.where((allowed != 0)[None, :], scores, NEVER)
-    elif LAST:
-        scores = tl.where((start + keys < N)[None, :], scores, NEVER)
-    if CAUSAL:
-        scores = tl.where((start + keys)[None, :] <= rows[:, None], scores, NEVER)
+    if HAS_BIAS and EXACT:  # a large bias comes last, so that it is rounded once; Triton moves a sum forward
+        scores = scores - (0.0 - known)
     return scores
+
+
+@triton.jit
+def closed_keys(closed, places, N, HAS_MASK: tl.constexpr):
+    """-inf for keys that the mask closes or that there are not, 0 for the others."""
+    if HAS_MASK:
+        return tl.load(closed + places, mask=places < N, other=NEVER)
+    return tl.where(places < N, 0.0, NEVER)
+
+
+@triton.jit
+def weights_of(scores, level, BINARY: tl.constexpr, EXACT: tl.constexpr):
+    """Exponentials of what scores have over a level, which has their unit."""
+    if BINARY:  # the level is taken away already
+        exponents = scores
+    elif EXACT:  # the difference of two large numbers is exact, that of their rounded multiples is not
+        exponents = (scores - level) * LOG2_E
+    else:  # one instruction instead of two
+        exponents = scores * LOG2_E - level * LOG2_E
+    return tl.exp2(exponents)
 
 
 @triton.jit
@@ -112,13 +140,3 @@ def values_of(v, v_n, v_d, start, keys, N, DV: tl.constexpr, BLOCK_DV: tl.conste
     if BLOCK_DV == DV:
         return tl.load(pointers)
     return tl.load(pointers, mask=(dims < DV)[None, :], other=0.0)
-
-
-@triton.jit
-def weights_of(scores, level, EXACT: tl.constexpr):
-    """Exponentials of what the scores have over the level."""
-    if EXACT:  # the difference of two large numbers is exact, that of their rounded multiples is not
-        exponents = (scores - level[:, None]) * LOG2_E
-    else:  # one instruction instead of two
-        exponents = scores * LOG2_E - (level * LOG2_E)[:, None]
-    return tl.exp2(exponents)

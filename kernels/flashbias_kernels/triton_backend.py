@@ -39,7 +39,7 @@ def attend(problem: Problem) -> tuple[Tensor, Tensor]:
     out = torch.empty(problem.output_shape, dtype=q.dtype, device=q.device)
     lse = torch.empty(problem.output_shape[:-1], dtype=torch.float32, device=q.device)
     if out.numel():
-        for call in launch.forward_calls(problem, {"out": out, "lse": lse}):
+        for call in launch.forward_calls(problem, {**_mask(problem), "out": out, "lse": lse}):
             call.run()
     return out, lse
 
@@ -64,6 +64,7 @@ def gradients(
         return torch.empty(shape, dtype=like.dtype if whole else torch.float32, device=like.device)
 
     tensors: dict[str, Tensor | None] = {
+        "closed": _mask(problem)["closed"],
         "out": out,
         "dout": dout,
         "lse": lse,
@@ -87,6 +88,19 @@ def gradients(
         for name, gradient in found.items()
         if gradient is not None
     }
+
+
+def _mask(problem: Problem) -> dict[str, Tensor | None]:
+    """What the kernels read of the key mask: of each of its lines, which what shares it does too."""
+    mask = problem.key_mask
+    if mask is None:
+        return {"closed": None, "span": None}
+    own = mask[tuple(slice(1 if step == 0 else None) for step in mask.stride()[:-1])]
+    leading, keys = own.shape[:-1], problem.keys
+    closed = torch.empty((*leading, keys), dtype=torch.float32, device=mask.device)
+    span = torch.empty((*leading, 2), dtype=torch.int32, device=mask.device)
+    launch.mask_call(own.expand(*leading, keys).reshape(-1, keys), closed, span).run()
+    return {"closed": closed, "span": span}
 
 
 def _of_shared(problem: Problem, tensors: launch.Tensors, wanted: set[str]) -> dict[str, Tensor | None]:

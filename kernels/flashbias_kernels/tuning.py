@@ -19,12 +19,13 @@ ANY = 10**9
 
 
 class Blocks(NamedTuple):
-    """Queries and keys of a tile, warps of a program, and tiles that are loaded ahead."""
+    """Queries and keys of a tile, warps of a program, tiles that are in flight, and a thread's most registers."""
 
     queries: int
     keys: int
     warps: int
     stages: int
+    registers: int | None = None
 
 
 class Row(NamedTuple):
@@ -41,29 +42,35 @@ class Row(NamedTuple):
 
 
 FORWARD = (
-    Row("half", 64, 96, Blocks(64, 64, 4, 2)),
-    Row("half", 64, ANY, Blocks(64, 32, 4, 2)),
-    Row("half", 128, 128, Blocks(128, 32, 8, 1)),
-    Row("half", ANY, ANY, Blocks(16, 16, 4, 1)),
+    Row("half", 32, 16, Blocks(64, 64, 4, 3, 128)),
+    Row("half", 32, 32, Blocks(64, 64, 4, 3)),
+    Row("half", 64, 32, Blocks(64, 64, 4, 3)),
+    Row("half", 64, 128, Blocks(64, 64, 4, 2)),
+    Row("half", 128, 96, Blocks(64, 32, 4, 3)),
+    Row("half", ANY, ANY, Blocks(64, 16, 4, 1)),
     Row("mixed", 64, 32, Blocks(64, 32, 4, 2)),
-    Row("mixed", ANY, ANY, Blocks(16, 16, 4, 1)),
-    Row("tf32", 64, 32, Blocks(64, 32, 4, 2)),
-    Row("tf32", ANY, ANY, Blocks(16, 32, 4, 1)),
-    Row("fp32", 32, 32, Blocks(32, 32, 8, 2)),
+    Row("mixed", ANY, ANY, Blocks(64, 16, 4, 1)),
+    Row("tf32", 64, 32, Blocks(64, 16, 4, 3)),
+    Row("tf32", ANY, ANY, Blocks(64, 16, 4, 1)),
+    Row("fp32", 32, 32, Blocks(64, 32, 4, 2)),
     Row("fp32", ANY, ANY, Blocks(16, 16, 8, 2)),
 )
 BACKWARD = (
-    Row("half", 32, 32, Blocks(64, 64, 4, 2)),
-    Row("half", 32, 128, Blocks(64, 32, 4, 2)),
-    Row("half", 64, 32, Blocks(64, 32, 4, 2)),
-    Row("half", 128, 96, Blocks(128, 16, 8, 1)),
-    Row("half", ANY, ANY, Blocks(16, 16, 4, 1)),
+    Row("half", 32, 32, Blocks(64, 32, 4, 3)),
+    Row("half", 64, 128, Blocks(64, 32, 4, 2)),
+    Row("half", 128, 96, Blocks(64, 32, 4, 2)),
+    Row("half", ANY, ANY, Blocks(64, 16, 4, 1)),
     Row("mixed", 32, 32, Blocks(64, 32, 4, 1)),
-    Row("mixed", ANY, ANY, Blocks(16, 16, 8, 1)),
+    Row("mixed", ANY, ANY, Blocks(64, 16, 4, 1)),
     Row("tf32", 32, 32, Blocks(64, 32, 4, 2)),
-    Row("tf32", ANY, ANY, Blocks(16, 16, 4, 1)),
+    Row("tf32", ANY, ANY, Blocks(64, 16, 4, 1)),
     Row("fp32", 32, 32, Blocks(32, 32, 8, 2)),
     Row("fp32", ANY, ANY, Blocks(16, 16, 8, 2)),
+)
+PAIRS = (
+    Row("half", 32, 32, Blocks(64, 64, 4, 3)),
+    Row("half", 64, 128, Blocks(64, 64, 4, 2)),
+    *BACKWARD[2:],
 )
 _INTERPRETED = Blocks(16, 16, 1, 1)
 
@@ -77,7 +84,7 @@ def backward_blocks(problem: Problem, interpreted: bool, kernel: str = "queries"
     """Of a backward kernel: `queries`, `keys` or `pairs`."""
     if interpreted:
         return _INTERPRETED
-    blocks = row(BACKWARD, problem).blocks
+    blocks = row(PAIRS if kernel == "pairs" else BACKWARD, problem).blocks
     if kernel == "keys":  # which owns keys, and walks over the queries
         return blocks._replace(queries=blocks.keys, keys=blocks.queries)
     return blocks

@@ -48,10 +48,11 @@ def test_what_is_broadcast_is_not_copied():
     factors = normal(2, 1, 3, 7, 4), normal(1, 1, 3, 7, 4)
     bias, mask, gate = normal(3, 7, 1), normal(5, 7) > 0, normal(2, 1, 3, 7, 8)
     problem = check(q, k, v, q_factor=factors[0], k_factor=factors[1], bias=bias, key_mask=mask, gate=gate)
-    out, lse = torch.empty(2, 5, 3, 7, 8), torch.empty(2, 5, 3, 7)
-    (views,) = launch._two_leading_dimensions(problem, {"out": out, "lse": lse})
+    others = {"out": torch.empty(2, 5, 3, 7, 8), "lse": torch.empty(2, 5, 3, 7)}
+    others |= {"closed": torch.empty(5, 7), "span": torch.empty(5, 2, dtype=torch.int32)}
+    (views,) = launch._two_leading_dimensions(problem, others)
     given = {"q": q, "k": k, "v": v, "q_factor": factors[0], "k_factor": factors[1]}
-    given |= {"bias": bias, "gate": gate, "out": out, "mask": mask, "lse": lse}
+    given |= {"bias": bias, "gate": gate, **others}
     assert views.keys() == given.keys()
     for name, view in views.items():
         assert view.untyped_storage().data_ptr() == given[name].untyped_storage().data_ptr()

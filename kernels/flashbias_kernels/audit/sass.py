@@ -94,9 +94,13 @@ def loops(code: Code) -> Iterator[Sequence[Instruction]]:
 
 
 def key_loop(code: Code) -> Sequence[Instruction]:
-    """The innermost loop with exponentials; nothing if there is none."""
-    found = [loop for loop in loops(code) if any(i.kind == "exponential" for i in loop)]
-    return min(found, key=len, default=())
+    """The shortest of the loops that have most exponentials; nothing if there are none.
+
+    Longer ones are around it, or ask what the mask closes; what a rare row takes has smaller tiles.
+    """
+    exponentials = {loop: count(loop)["exponential"] for loop in map(tuple, loops(code))}
+    most = max(exponentials.values(), default=0)
+    return min((loop for loop, has in exponentials.items() if has == most > 0), key=len, default=())
 
 
 def count(loop: Sequence[Instruction]) -> Counter[str]:
