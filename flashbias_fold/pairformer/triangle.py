@@ -9,6 +9,8 @@ from torch import Tensor, nn
 
 from flashbias_kernels import biased_attention
 
+_NEIGHBOURS = 16
+
 
 class TriangleAttention(nn.Module):
     """Drop-in for a stock triangle attention: same parameters under the same names, other arithmetic.
@@ -54,7 +56,7 @@ class TriangleAttention(nn.Module):
             mask = None if mask is None else mask.transpose(-1, -2)
         x = self.layer_norm(x)
         # Every row i shares this bias: (..., 1, H, J, J).
-        bias = None if self.way == "none" else self.linear(x).movedim(-1, -3).unsqueeze(-4)
+        bias = None if self.way == "none" else _heads_first(self.linear(x)).unsqueeze(-4)
         # AlphaFold's mask is 1 where a pair counts and 0 where it is padding.
         key_mask = None if mask is None else mask > 0.5
         rows = x.shape[-3] if chunk_size is None else chunk_size
@@ -85,3 +87,15 @@ class TriangleAttention(nn.Module):
         """What ran, for `report.json`: the exact bias has no error and needs no fallback."""
         error = 0.0 if self.way == "dense" else None
         return {"way": self.way, "rank": None, "certified_error": error, "fallbacks": 0}
+
+
+def _heads_first(bias: Tensor) -> Tensor:
+    """(..., J, J, H) -> (..., H, J, J), in memory too: all rows of the pair representation read it.
+
+    Rows are as far apart as lets a GPU load 16 neighbours at once, whatever J is.
+    """
+    heads = bias.movedim(-1, -3)
+    length = heads.shape[-1]
+    room = heads.new_empty(*heads.shape[:-1], -(-length // _NEIGHBOURS) * _NEIGHBOURS)
+    room[..., :length] = heads
+    return room[..., :length]

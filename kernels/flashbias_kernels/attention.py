@@ -154,7 +154,7 @@ def _cast_short(factor: Tensor | None, dtype: torch.dtype | None) -> Tensor | No
 
 def _chosen(problem: Problem, backend: str) -> Choice:
     if backend == "auto":
-        return Choice("sdpa", "the portable way, on any device")
+        return _automatic(problem)
     if backend not in BACKENDS:
         raise ValueError(f"backend must be auto, {', '.join(BACKENDS)}, got {backend!r}")
     if backend == "triton":
@@ -162,6 +162,15 @@ def _chosen(problem: Problem, backend: str) -> Choice:
         if reason is not None:
             raise ValueError(f"backend triton cannot do this: {reason}")
     return Choice(backend, "asked for")
+
+
+def _automatic(problem: Problem) -> Choice:
+    if not problem.q.is_cuda:
+        return Choice("sdpa", "the portable way, and the fastest on a CPU")
+    reason = triton_backend.why_not(problem)
+    if reason is not None:
+        return Choice("sdpa", reason)
+    return Choice("triton", "compiled kernels, which read what is broadcast where it lies")
 
 
 def _run(backend: str, problem: Problem, return_lse: bool) -> tuple[Tensor, Tensor]:

@@ -18,11 +18,11 @@ from flashbias_kernels.tiles import (
     LOG2_E,
     NEVER,
     closed_keys,
-    scores_of,
     key_channels,
     product,
     query_channels,
     scaled,
+    scores_of,
     values_of,
     weights_of,
 )
@@ -32,7 +32,7 @@ ALWAYS = tl.constexpr(float("inf"))
 
 @triton.jit
 def _sums(base, start, lines, M, BINARY: tl.constexpr):
-    """Logarithms of sums, of base 2 if BINARY; of a query without a key infinite, so that it has no weights."""
+    """Logarithms of sums, of base 2 if BINARY; infinite for a query without a key, which has no weights."""
     sums = tl.load(base + start + lines, mask=start + lines < M, other=NEVER)
     if BINARY:
         sums = sums * LOG2_E
@@ -42,7 +42,8 @@ def _sums(base, start, lines, M, BINARY: tl.constexpr):
 @triton.jit
 def _score_gradient(
     do, scores, sums, delta, v, v_n, v_d, start, keys, N,
-    DV: tl.constexpr, BLOCK_DV: tl.constexpr, BINARY: tl.constexpr, PRECISION: tl.constexpr, WIDEN: tl.constexpr,
+    DV: tl.constexpr, BLOCK_DV: tl.constexpr, BINARY: tl.constexpr,
+    PRECISION: tl.constexpr, WIDEN: tl.constexpr,
 ):  # fmt: skip
     """Of a tile of queries down and keys across."""
     values = key_channels(v, v_n, v_d, start, keys, N, 0, BLOCK_DV, BLOCK_DV == DV, DV, True)

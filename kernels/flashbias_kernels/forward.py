@@ -13,7 +13,16 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from flashbias_kernels.tiles import LN_2, NEVER, product, query_channels, scaled, scores_of, values_of, weights_of
+from flashbias_kernels.tiles import (
+    LN_2,
+    NEVER,
+    product,
+    query_channels,
+    scaled,
+    scores_of,
+    values_of,
+    weights_of,
+)
 
 # A row's sum is kept in as many parts as the tile has columns in one matrix instruction: so each thread adds
 # up what it has, and only the end brings the threads together. The same for the maximum.
@@ -104,7 +113,8 @@ def _attend(
 
 @triton.jit
 def forward_kernel(
-    q_ptr, k_ptr, v_ptr, qf_ptr, kf_ptr, bias_ptr, gate_ptr, ranks_ptr, closed_ptr, span_ptr, out_ptr, lse_ptr,
+    q_ptr, k_ptr, v_ptr, qf_ptr, kf_ptr, bias_ptr, gate_ptr, ranks_ptr, closed_ptr, span_ptr,
+    out_ptr, lse_ptr,
     q_y, q_z, q_h, q_m, q_d,
     k_y, k_z, k_h, k_n, k_d,
     v_y, v_z, v_h, v_n, v_d,
@@ -126,8 +136,9 @@ def forward_kernel(
 ):  # fmt: skip
     """Write a block of rows of the output, and the logarithms of their sums.
 
-    Leading dimensions are two, y and z. Strides are in elements, zero along what is broadcast; `lse`, `closed`
-    and `span` (see mask.py) are contiguous. PATIENCE is the sum up to which the level of one tile is trusted.
+    Leading dimensions are two, y and z. Strides are in elements, zero along what is broadcast; `lse`,
+    `closed` and `span` (see mask.py) are contiguous. PATIENCE is the sum up to which the level of one tile is
+    trusted.
     """
     # One grid dimension: the others end at 65,535. Blocks of a head are neighbours, and share its keys in L2.
     blocks = tl.cdiv(M, BLOCK_M)

@@ -5,15 +5,17 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
 from itertools import product
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from flashbias_kernels.problem import Problem
+from flashbias_kernels.problem import Problem, Shape
 from flashbias_kernels.strides import mergeable
-from flashbias_kernels.tuning import Blocks, backward_blocks, forward_blocks
+from flashbias_kernels.tuning import Blocks
+from flashbias_kernels.tuning import blocks as blocks_of
 
 PARTS = (128, 64, 32, 16)
 LARGEST_RANK = sum(PARTS)
@@ -24,6 +26,29 @@ PATIENCE = {torch.float16: 2.0**15, torch.bfloat16: 2.0**64, torch.float32: 2.0*
 Tensors = Mapping[str, Tensor | None]
 _INPUTS = ("q", "k", "v", "q_factor", "k_factor", "bias")
 _DIMENSIONS = {"closed": 3, "span": 3, "lse": 4, "dlse": 4, "delta": 4}  # with two leading ones; of others 5
+
+
+class View(NamedTuple):
+    """Where a tensor begins, and its strides: of two leading dimensions, then of its own."""
+
+    tensor: Tensor
+    strides: Shape
+
+
+class Views(NamedTuple):
+    """Tensors by name, and how many there are of each leading dimension and of heads."""
+
+    named: Mapping[str, View | None]
+    y: int
+    z: int
+    heads: int
+
+    def matrices(self, name: str) -> int:
+        """How many lie in memory: what is shared counts once."""
+        view = self.named[name]
+        assert view is not None
+        sizes = zip((self.y, self.z, self.heads), view.strides, strict=False)
+        return math.prod(size for size, step in sizes if step or size == 1)
 
 
 class Call(NamedTuple):
@@ -51,7 +76,7 @@ def forward_calls(problem: Problem, outputs: Tensors) -> Iterator[Call]:
     """What writes `out` and `lse`; reads `closed` and `span`, as all others read `closed`."""
     from flashbias_kernels.forward import forward_kernel
 
-    blocks = forward_blocks(problem, interpreted())
+    blocks = blocks_of("forward", problem, architecture(problem.q))
     for views in _two_leading_dimensions(problem, outputs):
         yield _call(
             forward_kernel,
@@ -60,7 +85,7 @@ def forward_calls(problem: Problem, outputs: Tensors) -> Iterator[Call]:
             blocks,
             pointers=(*_INPUTS, "gate", "ranks", "closed", "span", "out", "lse"),
             strided=(*_INPUTS, "gate", "out", "closed", "span"),
-            programs=_lines(views["lse"]) * _blocks(problem.queries, blocks.queries),
+            programs=views.matrices("lse") * _blocks(problem.queries, blocks.queries),
             HAS_GATE=problem.gate is not None,
             PATIENCE=PATIENCE[problem.q.dtype],
             STAGES=blocks.stages,
@@ -71,7 +96,7 @@ def queries_calls(problem: Problem, tensors: Tensors) -> Iterator[Call]:
     """What writes `delta`, `dq` and, if wanted, `dq_factor`; reads `out`, `dout`, `lse` and `dlse`."""
     from flashbias_kernels.backward import queries_kernel
 
-    blocks = backward_blocks(problem, interpreted())
+    blocks = blocks_of("queries", problem, architecture(problem.q))
     for views in _two_leading_dimensions(problem, tensors):
         yield _call(
             queries_kernel,
@@ -80,8 +105,8 @@ def queries_calls(problem: Problem, tensors: Tensors) -> Iterator[Call]:
             blocks,
             pointers=(*_INPUTS, "ranks", "closed", "out", "dout", "lse", "dlse", "delta", "dq", "dq_factor"),
             strided=(*_INPUTS, "out", "dout", "closed"),
-            programs=_lines(views["lse"]) * _blocks(problem.queries, blocks.queries),
-            FACTORS=views["dq_factor"] is not None,
+            programs=views.matrices("lse") * _blocks(problem.queries, blocks.queries),
+            FACTORS=views.named["dq_factor"] is not None,
         )
 
 
@@ -89,7 +114,7 @@ def keys_calls(problem: Problem, tensors: Tensors) -> Iterator[Call]:
     """What writes `dk`, `dv` and, if wanted, `dk_factor`; reads `dout`, `lse` and `delta`."""
     from flashbias_kernels.backward import keys_kernel
 
-    blocks = backward_blocks(problem, interpreted(), "keys")
+    blocks = blocks_of("keys", problem, architecture(problem.q))
     for views in _two_leading_dimensions(problem, tensors):
         yield _call(
             keys_kernel,
@@ -98,8 +123,8 @@ def keys_calls(problem: Problem, tensors: Tensors) -> Iterator[Call]:
             blocks,
             pointers=(*_INPUTS, "ranks", "closed", "dout", "lse", "delta", "dk", "dv", "dk_factor"),
             strided=(*_INPUTS, "dout", "closed"),
-            programs=_lines(views["lse"]) * _blocks(problem.keys, blocks.keys),
-            FACTORS=views["dk_factor"] is not None,
+            programs=views.matrices("lse") * _blocks(problem.keys, blocks.keys),
+            FACTORS=views.named["dk_factor"] is not None,
         )
 
 
@@ -107,7 +132,7 @@ def pairs_calls(problem: Problem, tensors: Tensors) -> Iterator[Call]:
     """What adds to `dpairs`, which is broadcast over what shares a pair; reads `dout`, `lse` and `delta`."""
     from flashbias_kernels.backward import pairs_kernel
 
-    blocks = backward_blocks(problem, interpreted(), "pairs")
+    blocks = blocks_of("pairs", problem, architecture(problem.q))
     for views in _two_leading_dimensions(problem, tensors):
         tiles = _blocks(problem.queries, blocks.queries) * _blocks(problem.keys, blocks.keys)
         yield _call(
@@ -117,13 +142,26 @@ def pairs_calls(problem: Problem, tensors: Tensors) -> Iterator[Call]:
             blocks,
             pointers=(*_INPUTS, "ranks", "closed", "dout", "lse", "delta", "dpairs"),
             strided=(*_INPUTS, "dout", "dpairs", "closed"),
-            programs=_lines(views["dpairs"]) * tiles,
+            programs=views.matrices("dpairs") * tiles,
         )
 
 
 def interpreted() -> bool:
     """Whether Triton emulates a GPU, for tests."""
     return os.environ.get("TRITON_INTERPRET") == "1"
+
+
+def architecture(tensor: Tensor) -> int:
+    """The compute capability of a tensor's GPU, 90 for sm_90; 0 where Triton emulates one."""
+    return 0 if interpreted() else _architecture(tensor.device)
+
+
+@cache
+def _architecture(device: torch.device) -> int:
+    if torch.version.hip:  # AMD numbers its GPUs otherwise; they have little shared memory
+        return 80
+    major, minor = torch.cuda.get_device_capability(device)
+    return 10 * major + minor
 
 
 def parts_of(rank: int) -> list[int]:
@@ -141,33 +179,28 @@ def _blocks(length: int, size: int) -> int:
     return -(-length // size)
 
 
-def _lines(tensor: Any) -> int:
-    """How many matrices there are in memory, leading dimensions times heads: what is shared counts once."""
-    return math.prod(
-        size for size, step in zip(tensor.shape[:3], tensor.stride()[:3], strict=True) if step or size == 1
-    )
-
-
 def _call(
     kernel: Any,
     problem: Problem,
-    views: Mapping[str, Any],
+    views: Views,
     blocks: Blocks,
     pointers: Sequence[str],
     strided: Sequence[str],
     programs: int,
     **constants: Any,
 ) -> Call:
-    views = {**views, "ranks": problem.ranks}
+    named = views.named
     # What is not there is never read, but a pointer is wanted.
-    given = [views["q"] if views[name] is None else views[name] for name in pointers]
-    strides = [
-        step
-        for name in strided
-        for step in ((0,) * _DIMENSIONS.get(name, 5) if views[name] is None else views[name].stride())
-    ]
-    y, z, heads = views["q"].shape[:3]
-    arguments = [*given, *strides, y, z, heads, problem.queries, problem.keys, problem.scale]
+    given = [problem.q if view is None else view.tensor for view in map(named.get, pointers)]
+    if "ranks" in pointers and problem.ranks is not None:
+        given[pointers.index("ranks")] = problem.ranks
+    strides: list[int] = []
+    for name in strided:
+        view = named[name]
+        strides += (0,) * _DIMENSIONS.get(name, 5) if view is None else view.strides
+    arguments = [
+        *given, *strides, views.y, views.z, views.heads, problem.queries, problem.keys, problem.scale,
+    ]  # fmt: skip
     return Call(kernel, (programs,), arguments, {**_constants(problem, blocks), **constants})
 
 
@@ -183,7 +216,7 @@ def _constants(problem: Problem, blocks: Blocks) -> dict[str, Any]:
         "HAS_MASK": problem.key_mask is not None,
         "HAS_RANKS": problem.ranks is not None,
         "CAUSAL": problem.causal,
-        # The queries' rounded scale takes in the factor from e to 2, where no factors beside them would want it.
+        # The queries' scale takes in the factor from e to 2, where no factors beside them would want it too.
         "BINARY": problem.bias is not None and not problem.rank and problem.q.dtype != torch.float32,
         "PRECISION": precision,
         # Factors in float32 beside queries in 16 bits are so for their digits, which TF32 cuts off.
@@ -195,8 +228,6 @@ def _constants(problem: Problem, blocks: Blocks) -> dict[str, Any]:
         "BLOCK_DV": _tile(value_dim),
         "num_warps": blocks.warps,
         "num_stages": blocks.stages,
-        # Triton knows this limit for NVIDIA's GPUs alone.
-        **({} if torch.version.hip or not blocks.registers else {"maxnreg": blocks.registers}),
     }
 
 
@@ -205,35 +236,45 @@ def _tile(dim: int) -> int:
     return max(16, 1 << (dim - 1).bit_length())
 
 
-def _two_leading_dimensions(problem: Problem, others: Tensors) -> Iterator[dict[str, Any]]:
-    """All tensors, expanded: leading dimensions are merged where they can be; over more than two we step."""
+def _two_leading_dimensions(problem: Problem, others: Tensors) -> Iterator[Views]:
+    """All tensors: leading dimensions are merged where they can be; over more than two we step.
+
+    Only numbers are made here, no tensors: a launch should cost less than what it launches.
+    """
     tensors: dict[str, Tensor | None] = {name: getattr(problem, name) for name in (*_INPUTS, "gate")}
     tensors |= others
+    present = {name: tensor for name, tensor in tensors.items() if tensor is not None}
+    leading = len(problem.leading)
     sizes = {  # where a size may be 1 for more
-        "q_factor": (problem.heads, problem.queries, -1),
-        "k_factor": (problem.heads, problem.keys, -1),
+        "q_factor": (problem.heads,),
+        "k_factor": (problem.heads,),
         "bias": (problem.heads, problem.queries, problem.keys),
         "gate": (problem.heads, problem.queries, problem.v.shape[-1]),
     }
-    expanded = {
-        name: None
-        if t is None
-        else t.expand(*problem.leading, *sizes.get(name, (-1,) * (_DIMENSIONS.get(name, 5) - 2)))
-        for name, t in tensors.items()
+    strides = {
+        name: _expanded(t, problem.leading, _DIMENSIONS.get(name, 5) - 2, sizes.get(name, ()))
+        for name, t in present.items()
     }
-    present = [tensor for tensor in expanded.values() if tensor is not None]
-    groups = mergeable(problem.leading, [tensor.stride() for tensor in present])
+    groups = mergeable(problem.leading, [own[:leading] for own in strides.values()])
     groups = [[]] * (2 - len(groups)) + groups
-    merged = {
-        name: None if t is None else _merge(t, groups, len(problem.leading)) for name, t in expanded.items()
-    }
-    outer = [math.prod(problem.leading[i] for i in group) for group in groups[:-2]]
-    for index in product(*map(range, outer)):
-        yield {name: None if t is None else t[index] for name, t in merged.items()}
+    y, z = (math.prod(problem.leading[i] for i in group) for group in groups[-2:])
+    for index in product(*(range(math.prod(problem.leading[i] for i in group)) for group in groups[:-2])):
+        views: dict[str, View | None] = dict.fromkeys(tensors)
+        for name, tensor in present.items():
+            steps = [strides[name][group[-1]] if group else 0 for group in groups]
+            start = sum(i * step for i, step in zip(index, steps, strict=False))
+            first = tensor.as_strided((1,), (1,), tensor.storage_offset() + start) if start else tensor
+            views[name] = View(first, (*steps[-2:], *strides[name][leading:]))
+        yield Views(views, y, z, problem.heads)
 
 
-def _merge(tensor: Tensor, groups: list[list[int]], leading: int) -> Tensor:
-    """A view whose leading dimensions are the groups."""
-    sizes = [math.prod(tensor.shape[i] for i in group) for group in groups]
-    strides = [tensor.stride(group[-1]) if group else 0 for group in groups]
-    return tensor.as_strided((*sizes, *tensor.shape[leading:]), (*strides, *tensor.stride()[leading:]))
+def _expanded(tensor: Tensor, leading: Shape, own: int, sizes: Shape) -> Shape:
+    """Strides of a tensor with all leading dimensions, and `own` more; 0 where it is broadcast."""
+    shape, strides = tensor.shape, tensor.stride()
+    wanted = (*leading, *(sizes or shape[-own:]))
+    wanted += tuple(shape[len(shape) - own + len(sizes) :]) if sizes else ()
+    missing = len(wanted) - len(shape)
+    return (0,) * missing + tuple(
+        0 if size == 1 and size != whole else step
+        for size, whole, step in zip(shape, wanted[missing:], strides, strict=True)
+    )

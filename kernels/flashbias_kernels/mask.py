@@ -18,7 +18,8 @@ def mask_kernel(mask_ptr, closed_ptr, span_ptr, mask_line, mask_n, N, BLOCK: tl.
     end = tl.zeros([BLOCK], tl.int32)
     for first in range(0, N, BLOCK):
         keys = first + tl.arange(0, BLOCK)
-        is_open = tl.load(mask_ptr + line * mask_line + keys.to(tl.int64) * mask_n, mask=keys < N, other=1) != 0
+        pointers = mask_ptr + line * mask_line + keys.to(tl.int64) * mask_n
+        is_open = tl.load(pointers, mask=keys < N, other=1) != 0
         tl.store(closed_ptr + line * N + keys, tl.where(is_open, 0.0, NEVER), mask=keys < N)
         first_closed = tl.minimum(first_closed, tl.where(is_open, N, keys))
         end = tl.maximum(end, tl.where(is_open & (keys < N), keys + 1, 0))

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.library import custom_op
+from torch.nn import Parameter
 
 from flashbias_kernels import triton_backend
 from flashbias_kernels.problem import Problem, check
@@ -31,7 +32,10 @@ _LEARNT = ("q", "k", "v", "q_factor", "k_factor", "bias")
 def attend(problem: Problem) -> tuple[Tensor, Tensor]:
     """The output and the logarithms of the sums, differentiable."""
     gate, arguments = problem.gate, {name: getattr(problem, name) for name in _ARGUMENTS}
-    if gate is None or not _learns(*(arguments[name] for name in (*_LEARNT, "gate"))):
+    learns = _learns(*(arguments[name] for name in (*_LEARNT, "gate")))
+    if not learns and _plain(*arguments.values()):
+        return triton_backend.attend(problem)  # nobody looks on, and an operator takes its time
+    if gate is None or not learns:
         return attention(*arguments.values())
     # The gradient wants the output as it was before the gate.
     out, lse = attention(*{**arguments, "gate": None}.values())
@@ -40,6 +44,13 @@ def attend(problem: Problem) -> tuple[Tensor, Tensor]:
 
 def _learns(*tensors: Tensor | None) -> bool:
     return torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
+
+
+def _plain(*arguments: Any) -> bool:
+    """Whether these are tensors with numbers and nothing else: no tracing, no transformation."""
+    return not torch.compiler.is_compiling() and all(
+        type(value) in (Tensor, Parameter) for value in arguments if isinstance(value, Tensor)
+    )
 
 
 def _problem(*arguments: Any) -> Problem:

@@ -218,8 +218,14 @@ def _check_broadcast(name: str, shape: Shape, what: str, target: Shape) -> None:
 
 
 def _broadcast(what: str, *shapes: Shape) -> Shape:
-    try:
-        return tuple(torch.broadcast_shapes(*shapes))
-    except RuntimeError:
-        listed = ", ".join(str(tuple(shape)) for shape in shapes)
-        raise ValueError(f"{what} do not broadcast: {listed}") from None
+    """As torch.broadcast_shapes, which takes ten times as long."""
+    result: list[int] = [1] * max(map(len, shapes))
+    for shape in shapes:
+        offset = len(result) - len(shape)
+        for place, size in enumerate(shape, start=offset):
+            if result[place] == 1:
+                result[place] = size
+            elif size not in (1, result[place]):
+                listed = ", ".join(str(tuple(shape)) for shape in shapes)
+                raise ValueError(f"{what} do not broadcast: {listed}")
+    return tuple(result)

@@ -19,46 +19,55 @@ ANY = 10**9
 
 
 class Blocks(NamedTuple):
-    """Queries and keys of a tile, warps of a program, tiles that are in flight, and a thread's most registers."""
+    """Queries and keys of a tile, warps of a program, and tiles that are in flight."""
 
     queries: int
     keys: int
     warps: int
     stages: int
-    registers: int | None = None
 
 
 class Row(NamedTuple):
     """For heads of up to `dim` and factors of up to `channels`; the first row that fits is taken.
 
-    The arithmetic is `half` for 16 bits, `mixed` where factors beside these have 32, `fp32`, or `tf32`, which
-    is fp32 where torch may use tensor cores. Backward, a program owns queries and walks over the keys.
+    Attributes:
+        arithmetic: `half` for 16 bits, `mixed` where factors beside these have 32, `fp32`, or `tf32`, which
+            is fp32 where torch may use tensor cores.
+        blocks: Backward, a program owns queries and walks over the keys.
+        dense: Whether there may be a dense bias.
+        since: The least compute capability, 90 for sm_90.
     """
 
     arithmetic: str
     dim: int
     channels: int
     blocks: Blocks
+    dense: bool = True
+    since: int = 80
 
 
 FORWARD = (
-    Row("half", 32, 16, Blocks(64, 64, 4, 3, 128)),
-    Row("half", 32, 32, Blocks(64, 64, 4, 3)),
-    Row("half", 64, 32, Blocks(64, 64, 4, 3)),
-    Row("half", 64, 128, Blocks(64, 64, 4, 2)),
-    Row("half", 128, 96, Blocks(64, 32, 4, 3)),
-    Row("half", ANY, ANY, Blocks(64, 16, 4, 1)),
+    Row("half", 32, 32, Blocks(64, 64, 4, 3), dense=False, since=90),
+    Row("half", 32, 128, Blocks(64, 64, 4, 2), dense=False, since=90),
+    Row("half", 32, 240, Blocks(64, 32, 4, 3)),
+    Row("half", 64, 32, Blocks(64, 64, 4, 3), since=90),
+    Row("half", 64, 128, Blocks(64, 64, 4, 2), dense=False, since=90),
+    Row("half", 64, 240, Blocks(128, 32, 8, 2)),
+    Row("half", 128, 96, Blocks(64, 32, 4, 3), since=90),
+    Row("half", 128, 96, Blocks(128, 32, 8, 2)),
+    Row("half", ANY, ANY, Blocks(128, 16, 8, 1)),
     Row("mixed", 64, 32, Blocks(64, 32, 4, 2)),
-    Row("mixed", ANY, ANY, Blocks(64, 16, 4, 1)),
-    Row("tf32", 64, 32, Blocks(64, 16, 4, 3)),
-    Row("tf32", ANY, ANY, Blocks(64, 16, 4, 1)),
-    Row("fp32", 32, 32, Blocks(64, 32, 4, 2)),
+    Row("mixed", ANY, ANY, Blocks(64, 16, 4, 2)),
+    Row("tf32", 64, 32, Blocks(64, 16, 4, 2)),
+    Row("tf32", ANY, ANY, Blocks(128, 16, 8, 1)),
+    Row("fp32", 32, 32, Blocks(64, 16, 4, 3)),
     Row("fp32", ANY, ANY, Blocks(16, 16, 8, 2)),
 )
 BACKWARD = (
     Row("half", 32, 32, Blocks(64, 32, 4, 3)),
     Row("half", 64, 128, Blocks(64, 32, 4, 2)),
-    Row("half", 128, 96, Blocks(64, 32, 4, 2)),
+    Row("half", 128, 96, Blocks(64, 32, 4, 2), since=90),
+    Row("half", 128, 96, Blocks(64, 16, 4, 2)),
     Row("half", ANY, ANY, Blocks(64, 16, 4, 1)),
     Row("mixed", 32, 32, Blocks(64, 32, 4, 1)),
     Row("mixed", ANY, ANY, Blocks(64, 16, 4, 1)),
@@ -68,34 +77,36 @@ BACKWARD = (
     Row("fp32", ANY, ANY, Blocks(16, 16, 8, 2)),
 )
 PAIRS = (
-    Row("half", 32, 32, Blocks(64, 64, 4, 3)),
-    Row("half", 64, 128, Blocks(64, 64, 4, 2)),
-    *BACKWARD[2:],
+    Row("half", 32, 32, Blocks(64, 64, 4, 3), since=90),
+    Row("half", 64, 128, Blocks(64, 64, 4, 2), since=90),
+    *BACKWARD,
 )
+TABLES = {"forward": FORWARD, "queries": BACKWARD, "keys": BACKWARD, "pairs": PAIRS}
 _INTERPRETED = Blocks(16, 16, 1, 1)
 
 
-def forward_blocks(problem: Problem, interpreted: bool) -> Blocks:
-    """Of the forward kernel."""
-    return _INTERPRETED if interpreted else row(FORWARD, problem).blocks
-
-
-def backward_blocks(problem: Problem, interpreted: bool, kernel: str = "queries") -> Blocks:
-    """Of a backward kernel: `queries`, `keys` or `pairs`."""
-    if interpreted:
+def blocks(kernel: str, problem: Problem, arch: int) -> Blocks:
+    """Of one of TABLES' kernels, for a compute capability; 0 for the interpreter."""
+    if not arch:
         return _INTERPRETED
-    blocks = row(PAIRS if kernel == "pairs" else BACKWARD, problem).blocks
+    found = row(TABLES[kernel], problem, arch).blocks
     if kernel == "keys":  # which owns keys, and walks over the queries
-        return blocks._replace(queries=blocks.keys, keys=blocks.queries)
-    return blocks
+        return found._replace(queries=found.keys, keys=found.queries)
+    return found
 
 
-def row(table: tuple[Row, ...], problem: Problem) -> Row:
-    """The first of FORWARD or BACKWARD that fits."""
+def row(table: tuple[Row, ...], problem: Problem, arch: int) -> Row:
+    """The first of a table that fits."""
     arithmetic, channels = _arithmetic(problem), _channels(problem)
     dim = max(problem.q.shape[-1], problem.v.shape[-1])
     return next(
-        row for row in table if row.arithmetic == arithmetic and dim <= row.dim and channels <= row.channels
+        row
+        for row in table
+        if row.arithmetic == arithmetic
+        and dim <= row.dim
+        and channels <= row.channels
+        and arch >= row.since
+        and (row.dense or problem.bias is None)
     )
 
 

@@ -51,13 +51,15 @@ def test_what_is_broadcast_is_not_copied():
     others = {"out": torch.empty(2, 5, 3, 7, 8), "lse": torch.empty(2, 5, 3, 7)}
     others |= {"closed": torch.empty(5, 7), "span": torch.empty(5, 2, dtype=torch.int32)}
     (views,) = launch._two_leading_dimensions(problem, others)
+    assert (views.y, views.z, views.heads) == (2, 5, 3)
     given = {"q": q, "k": k, "v": v, "q_factor": factors[0], "k_factor": factors[1]}
     given |= {"bias": bias, "gate": gate, **others}
-    assert views.keys() == given.keys()
-    for name, view in views.items():
-        assert view.untyped_storage().data_ptr() == given[name].untyped_storage().data_ptr()
-        assert view.shape[:2] == (2, 5)
-    assert views["bias"].stride() == (0, 0, 7, 1, 0)
+    assert views.named.keys() == given.keys()
+    for name, view in views.named.items():
+        assert view.tensor.data_ptr() == given[name].data_ptr()
+    assert views.named["bias"].strides == (0, 0, 7, 1, 0)
+    assert views.named["k_factor"].strides == (0, 0, 28, 4, 1)
+    assert views.named["closed"].strides == (0, 7, 1)
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from typing import Any
 from flashbias_kernels.audit import sass
 from flashbias_kernels.audit.cases import ROWS, USUAL, Case
 from flashbias_kernels.audit.compiler import WARP, Compiled, compiled
-from flashbias_kernels.tuning import Blocks
+from flashbias_kernels.tuning import TABLES, Blocks, Row, row
 
 
 @dataclass(frozen=True)
@@ -21,6 +21,11 @@ class Task:
     case: Case
     kernel: str
     arch: int
+
+    def row(self) -> Row:
+        """Where its block sizes stand."""
+        with self.case.problem() as problem:
+            return row(TABLES[self.kernel], problem, self.arch)
 
     def __str__(self) -> str:
         return f"{self.kernel} sm_{self.arch} {self.case.dtype} D={self.case.dim} {self.case.words}"
@@ -65,22 +70,24 @@ Outcome = Finding | str
 def tasks(architectures: Sequence[int]) -> list[Task]:
     """All kernels of the usual cases, for each GPU."""
     return [
-        Task(case, kernel, arch) for arch in architectures for case in USUAL for kernel in case.launches()
+        Task(case, kernel, arch) for arch in architectures for case in USUAL for kernel in case.launches(arch)
     ]
 
 
 def one_for_each_row(architectures: Sequence[int]) -> list[Task]:
-    """All kernels of the cases that take every row of the block sizes, each for one GPU in turn."""
-    return [
-        Task(case, kernel, architectures[(turn + number) % len(architectures)])
-        for turn, case in enumerate(ROWS)
-        for number, kernel in enumerate(case.launches())
-    ]
+    """A kernel that takes it for each row of the tables of block sizes, the GPUs in turn."""
+    first: dict[tuple[str, Row], Task] = {}
+    for turn, case in enumerate(ROWS):
+        for kernel in case.launches(architectures[0]):
+            for arch in (*architectures[turn % len(architectures) :], *architectures):
+                task = Task(case, kernel, arch)
+                first.setdefault((kernel, task.row()), task)
+    return list(first.values())
 
 
 def run(task: Task) -> Outcome:
     """Do it, or say why it cannot be done."""
-    call = task.case.launches()[task.kernel]
+    call = task.case.launches(task.arch)[task.kernel]
     options = call.options
     blocks = Blocks(options["BLOCK_M"], options["BLOCK_N"], options["num_warps"], options["num_stages"])
     try:
