@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
+import operator
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from functools import cache
+from functools import cache, lru_cache
 from itertools import product
 from typing import Any, NamedTuple
 
@@ -239,40 +240,73 @@ def _tile(dim: int) -> int:
 def _two_leading_dimensions(problem: Problem, others: Tensors) -> Iterator[Views]:
     """All tensors: leading dimensions are merged where they can be; over more than two we step.
 
-    Only numbers are made here, no tensors: a launch should cost less than what it launches.
+    Only numbers are made here, no tensors, and those of each geometry once: a launch should cost less than
+    what it launches.
     """
     tensors: dict[str, Tensor | None] = {name: getattr(problem, name) for name in (*_INPUTS, "gate")}
     tensors |= others
     present = {name: tensor for name, tensor in tensors.items() if tensor is not None}
-    leading = len(problem.leading)
-    sizes = {  # where a size may be 1 for more
-        "q_factor": (problem.heads,),
-        "k_factor": (problem.heads,),
-        "bias": (problem.heads, problem.queries, problem.keys),
-        "gate": (problem.heads, problem.queries, problem.v.shape[-1]),
-    }
-    strides = {
-        name: _expanded(t, problem.leading, _DIMENSIONS.get(name, 5) - 2, sizes.get(name, ()))
-        for name, t in present.items()
-    }
-    groups = mergeable(problem.leading, [own[:leading] for own in strides.values()])
-    groups = [[]] * (2 - len(groups)) + groups
-    y, z = (math.prod(problem.leading[i] for i in group) for group in groups[-2:])
-    for index in product(*(range(math.prod(problem.leading[i] for i in group)) for group in groups[:-2])):
+    geometry = _geometry(
+        problem.leading,
+        (problem.heads, problem.queries, problem.keys, problem.v.shape[-1]),
+        tuple((name, tensor.shape, tensor.stride()) for name, tensor in present.items()),
+    )
+    for index in product(*map(range, geometry.outer)):
         views: dict[str, View | None] = dict.fromkeys(tensors)
         for name, tensor in present.items():
-            steps = [strides[name][group[-1]] if group else 0 for group in groups]
-            start = sum(i * step for i, step in zip(index, steps, strict=False))
+            start = sum(map(operator.mul, index, geometry.steps[name])) if index else 0
             first = tensor.as_strided((1,), (1,), tensor.storage_offset() + start) if start else tensor
-            views[name] = View(first, (*steps[-2:], *strides[name][leading:]))
-        yield Views(views, y, z, problem.heads)
+            views[name] = View(first, geometry.strides[name])
+        yield Views(views, geometry.y, geometry.z, problem.heads)
 
 
-def _expanded(tensor: Tensor, leading: Shape, own: int, sizes: Shape) -> Shape:
+class Geometry(NamedTuple):
+    """How tensors are stepped through.
+
+    Attributes:
+        outer: The dimensions that launches step over, beyond two.
+        steps: By the names of the tensors, their strides along these.
+        strides: Along all others: two leading ones, heads, and what follows.
+    """
+
+    outer: Shape
+    y: int
+    z: int
+    steps: Mapping[str, Shape]
+    strides: Mapping[str, Shape]
+
+
+@lru_cache(maxsize=1024)
+def _geometry(leading: Shape, sizes: Shape, tensors: tuple[tuple[str, Shape, Shape], ...]) -> Geometry:
+    heads, queries, keys, value_dim = sizes
+    whole = {  # where a size may be 1 for more
+        "q_factor": (heads,),
+        "k_factor": (heads,),
+        "bias": (heads, queries, keys),
+        "gate": (heads, queries, value_dim),
+    }
+    strides = {
+        name: _expanded(shape, stride, leading, _DIMENSIONS.get(name, 5) - 2, whole.get(name, ()))
+        for name, shape, stride in tensors
+    }
+    groups = mergeable(leading, [own[: len(leading)] for own in strides.values()])
+    groups = [[]] * (2 - len(groups)) + groups
+    merged = {
+        name: tuple(own[group[-1]] if group else 0 for group in groups) for name, own in strides.items()
+    }
+    *outer, y, z = (math.prod(leading[i] for i in group) for group in groups)
+    return Geometry(
+        tuple(outer),
+        y,
+        z,
+        {name: steps[:-2] for name, steps in merged.items()},
+        {name: (*steps[-2:], *strides[name][len(leading) :]) for name, steps in merged.items()},
+    )
+
+
+def _expanded(shape: Shape, strides: Shape, leading: Shape, own: int, sizes: Shape) -> Shape:
     """Strides of a tensor with all leading dimensions, and `own` more; 0 where it is broadcast."""
-    shape, strides = tensor.shape, tensor.stride()
-    wanted = (*leading, *(sizes or shape[-own:]))
-    wanted += tuple(shape[len(shape) - own + len(sizes) :]) if sizes else ()
+    wanted = (*leading, *sizes, *shape[len(shape) - own + len(sizes) :])
     missing = len(wanted) - len(shape)
     return (0,) * missing + tuple(
         0 if size == 1 and size != whole else step

@@ -55,10 +55,12 @@ FORWARD = (
     Row("half", 64, 240, Blocks(128, 32, 8, 2)),
     Row("half", 128, 96, Blocks(64, 32, 4, 3), since=90),
     Row("half", 128, 96, Blocks(128, 32, 8, 2)),
+    Row("half", ANY, ANY, Blocks(128, 16, 8, 2), since=90),
     Row("half", ANY, ANY, Blocks(128, 16, 8, 1)),
     Row("mixed", 64, 32, Blocks(64, 32, 4, 2)),
     Row("mixed", ANY, ANY, Blocks(64, 16, 4, 2)),
     Row("tf32", 64, 32, Blocks(64, 16, 4, 2)),
+    Row("tf32", ANY, ANY, Blocks(128, 16, 8, 2), since=90),
     Row("tf32", ANY, ANY, Blocks(128, 16, 8, 1)),
     Row("fp32", 32, 32, Blocks(64, 16, 4, 3)),
     Row("fp32", ANY, ANY, Blocks(16, 16, 8, 2)),
@@ -68,18 +70,20 @@ BACKWARD = (
     Row("half", 64, 128, Blocks(64, 32, 4, 2)),
     Row("half", 128, 96, Blocks(64, 32, 4, 2), since=90),
     Row("half", 128, 96, Blocks(64, 16, 4, 2)),
-    Row("half", ANY, ANY, Blocks(64, 16, 4, 1)),
-    Row("mixed", 32, 32, Blocks(64, 32, 4, 1)),
-    Row("mixed", ANY, ANY, Blocks(64, 16, 4, 1)),
+    Row("half", ANY, ANY, Blocks(64, 16, 4, 2)),
+    Row("mixed", 32, 32, Blocks(64, 32, 4, 2)),
+    Row("mixed", ANY, ANY, Blocks(64, 16, 4, 2)),
     Row("tf32", 32, 32, Blocks(64, 32, 4, 2)),
-    Row("tf32", ANY, ANY, Blocks(64, 16, 4, 1)),
+    Row("tf32", ANY, ANY, Blocks(64, 16, 4, 2)),
     Row("fp32", 32, 32, Blocks(32, 32, 8, 2)),
     Row("fp32", ANY, ANY, Blocks(16, 16, 8, 2)),
 )
 PAIRS = (
     Row("half", 32, 32, Blocks(64, 64, 4, 3), since=90),
     Row("half", 64, 128, Blocks(64, 64, 4, 2), since=90),
-    *BACKWARD,
+    *(row for row in BACKWARD if (row.arithmetic, row.dim) != ("mixed", ANY)),
+    Row("mixed", ANY, ANY, Blocks(64, 16, 4, 2), since=90),
+    Row("mixed", ANY, ANY, Blocks(64, 16, 4, 1)),
 )
 TABLES = {"forward": FORWARD, "queries": BACKWARD, "keys": BACKWARD, "pairs": PAIRS}
 _INTERPRETED = Blocks(16, 16, 1, 1)

@@ -13,7 +13,7 @@ from flashbias_kernels import tuning
 from flashbias_kernels.audit import sass
 from flashbias_kernels.audit.work import one_for_each_row
 
-SMALLEST_SHARED_MEMORY = 99 * 1024  # of a program on sm_86 and sm_89: the sizes are the same for all GPUs
+SMALLEST_SHARED_MEMORY = 99 * 1024  # of a program on sm_86 and sm_89, whose sizes are those of sm_80
 
 KERNEL = """
         /*0000*/                   LDC R1, c[0x0][0x28] ;
@@ -125,11 +125,18 @@ def test_cases_take_every_row_of_the_block_sizes():
     assert taken == {(kernel, row) for kernel, table in tuning.TABLES.items() for row in table}
 
 
-def test_each_warp_has_queries_of_its_own():
-    """Of a tile with fewer rows than its warps' matrix instructions, Triton 3.6 reads beyond the end."""
+def test_sizes_keep_away_from_what_triton_3_6_compiles_wrongly():
+    """Tiles with fewer rows than their warps' matrix instructions, and on sm_90 nothing loaded ahead."""
     for table in tuning.TABLES.values():
         for row in table:
-            assert row.blocks.queries >= 16 * row.blocks.warps or row.arithmetic == "fp32"
+            if row.arithmetic != "fp32":
+                assert row.blocks.queries >= 16 * row.blocks.warps
+            later = [
+                other
+                for other in table
+                if other._replace(blocks=row.blocks, since=90) == row._replace(since=90)
+            ]
+            assert row.blocks.stages > 1 or later[0].since == 90
 
 
 def test_no_row_of_the_block_sizes_lacks_registers_or_shared_memory(audit):
@@ -137,7 +144,7 @@ def test_no_row_of_the_block_sizes_lacks_registers_or_shared_memory(audit):
     assert found, done.stderr
     short = [kernel for kernel in found if kernel["spills_in_loop"] or not kernel["has_registers"]]
     assert not short
-    assert max(kernel["shared"] for kernel in found) <= SMALLEST_SHARED_MEMORY
+    assert max(kernel["shared"] for kernel in found if kernel["arch"] < 90) <= SMALLEST_SHARED_MEMORY
     for kernel in found:
         assert kernel["per_score"]["exponential"] >= 1
         exact = kernel["case"]["dtype"] == "fp32"  # tensor cores would round

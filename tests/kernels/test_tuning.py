@@ -1,0 +1,67 @@
+"""Every row of the tables of block sizes, compiled: right on this GPU, whatever the strides."""
+
+import pytest
+import torch
+from problems import DEVICE, assert_as_right_as_torch, gradients_as_right_as_torch
+
+from flashbias_kernels import launch, tuning
+
+DTYPES = {"half": torch.bfloat16, "mixed": torch.bfloat16, "tf32": torch.float32, "fp32": torch.float32}
+ROWS = [(kernel, row) for kernel, table in tuning.TABLES.items() for row in table]
+
+
+def _name(value):
+    return (
+        value
+        if isinstance(value, str)
+        else "-".join(map(str, (value.arithmetic, *value.blocks, value.since)))
+    )
+
+
+def _problem(row, keys_apart):
+    """As large as the row takes, more than a tile; values with keys apart or side by side, as callers may."""
+    dtype = DTYPES[row.arithmetic]
+    dim, rank = min(row.dim, 128), min(row.channels, 240)
+    generator = torch.Generator().manual_seed(0)
+
+    def normal(*shape, dtype=dtype, scale=1.0):
+        return (scale * torch.randn(shape, generator=generator)).to(DEVICE, dtype)
+
+    factors = torch.float32 if row.arithmetic == "mixed" else dtype
+    arguments = {
+        "q": normal(2, 75, 2, dim).transpose(-2, -3),
+        "k": normal(2, 2, 141, dim),
+        "v": normal(2, 2, 141, dim) if keys_apart else normal(2, 2, dim, 141).transpose(-1, -2),
+        "q_factor": normal(2, 1, 75, rank, dtype=factors, scale=rank**-0.25),
+        "k_factor": normal(2, 1, 141, rank, dtype=factors, scale=rank**-0.25),
+        "key_mask": torch.arange(141, device=DEVICE) < 133,
+    }
+    if row.dense:
+        arguments["bias"] = normal(2, 75, 141)
+    return arguments
+
+
+@pytest.mark.skipif(DEVICE != "cuda", reason="block sizes are of compiled kernels: needs an NVIDIA GPU")
+@pytest.mark.parametrize("keys_apart", [True, False])
+@pytest.mark.parametrize(("kernel", "row"), ROWS, ids=_name)
+def test_a_row_is_right(kernel, row, keys_apart, monkeypatch):
+    major, minor = torch.cuda.get_device_capability()
+    if 10 * major + minor < row.since:
+        pytest.skip(f"a row for sm_{row.since}")
+    usual = launch.blocks_of
+
+    def sizes(name, problem, arch):
+        if name != kernel:
+            return usual(name, problem, arch)
+        queries, keys = row.blocks[:2]
+        return row.blocks._replace(queries=keys, keys=queries) if name == "keys" else row.blocks
+
+    if row.blocks.stages == 1 and major >= 9 and row.arithmetic != "fp32":
+        pytest.skip("a row for GPUs before sm_90")
+    monkeypatch.setattr(launch, "blocks_of", sizes)
+    monkeypatch.setattr(torch.backends.cuda.matmul, "allow_tf32", row.arithmetic == "tf32")
+    arguments = _problem(row, keys_apart)
+    if kernel == "forward":
+        assert_as_right_as_torch(arguments, "triton")
+    else:
+        gradients_as_right_as_torch(arguments, "triton")
