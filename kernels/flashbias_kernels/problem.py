@@ -45,6 +45,12 @@ class Problem:
         return 0 if self.q_factor is None else self.q_factor.shape[-1]
 
     @property
+    def has_wide_factors(self) -> bool:
+        """Whether the factors have 32 bits beside queries in 16."""
+        factor = self.q_factor
+        return factor is not None and factor.dtype == torch.float32 and self.q.dtype.itemsize == 2
+
+    @property
     def output_shape(self) -> Shape:
         """(..., heads, queries, value dimension)."""
         return (*self.leading, self.heads, self.queries, self.v.shape[-1])

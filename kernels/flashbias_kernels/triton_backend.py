@@ -12,6 +12,10 @@ from flashbias_kernels import launch
 from flashbias_kernels.problem import Problem, Shape
 
 LARGEST_DIM = 128
+# More channels in float32, of heads and factors together, find no room in shared memory; more than these of
+# factors in float32, beside heads in 16 bits, none in registers.
+MOST_CHANNELS = 160
+WIDE_RANK, WIDE_DIM = 32, 64
 _HAVE_TRITON = find_spec("triton") is not None
 
 
@@ -30,6 +34,14 @@ def why_not(problem: Problem) -> str | None:
         return f"head dimensions {dims[0]} and {dims[1]} go beyond {LARGEST_DIM}"
     if problem.rank > launch.LARGEST_RANK:
         return f"rank {problem.rank} goes beyond {launch.LARGEST_RANK}"
+    dim, rank = max(dims), problem.rank
+    if problem.q.dtype == torch.float32 and dim + rank > MOST_CHANNELS:
+        return f"{dim} channels of heads and {rank} of factors in float32 go beyond {MOST_CHANNELS}"
+    if problem.has_wide_factors and (rank > WIDE_RANK or dim > WIDE_DIM):
+        return (
+            f"factors in float32 of rank {rank} beside {problem.q.dtype} heads of {dim} "
+            f"go beyond {WIDE_RANK} and {WIDE_DIM}"
+        )
     return None
 
 

@@ -58,7 +58,6 @@ FORWARD = (
     Row("half", ANY, ANY, Blocks(128, 16, 8, 2), since=90),
     Row("half", ANY, ANY, Blocks(128, 16, 8, 1)),
     Row("mixed", 64, 32, Blocks(64, 32, 4, 2)),
-    Row("mixed", ANY, ANY, Blocks(64, 16, 4, 2)),
     Row("tf32", 64, 32, Blocks(64, 16, 4, 2)),
     Row("tf32", ANY, ANY, Blocks(128, 16, 8, 2), since=90),
     Row("tf32", ANY, ANY, Blocks(128, 16, 8, 1)),
@@ -72,7 +71,7 @@ BACKWARD = (
     Row("half", 128, 96, Blocks(64, 16, 4, 2)),
     Row("half", ANY, ANY, Blocks(64, 16, 4, 2)),
     Row("mixed", 32, 32, Blocks(64, 32, 4, 2)),
-    Row("mixed", ANY, ANY, Blocks(64, 16, 4, 2)),
+    Row("mixed", 64, 32, Blocks(64, 16, 4, 2)),
     Row("tf32", 32, 32, Blocks(64, 32, 4, 2)),
     Row("tf32", ANY, ANY, Blocks(64, 16, 4, 2)),
     Row("fp32", 32, 32, Blocks(32, 32, 8, 2)),
@@ -81,9 +80,7 @@ BACKWARD = (
 PAIRS = (
     Row("half", 32, 32, Blocks(64, 64, 4, 3), since=90),
     Row("half", 64, 128, Blocks(64, 64, 4, 2), since=90),
-    *(row for row in BACKWARD if (row.arithmetic, row.dim) != ("mixed", ANY)),
-    Row("mixed", ANY, ANY, Blocks(64, 16, 4, 2), since=90),
-    Row("mixed", ANY, ANY, Blocks(64, 16, 4, 1)),
+    *BACKWARD,
 )
 TABLES = {"forward": FORWARD, "queries": BACKWARD, "keys": BACKWARD, "pairs": PAIRS}
 _INTERPRETED = Blocks(16, 16, 1, 1)
@@ -124,5 +121,4 @@ def _channels(problem: Problem) -> int:
 def _arithmetic(problem: Problem) -> str:
     if problem.q.dtype == torch.float32:
         return "tf32" if torch.backends.cuda.matmul.allow_tf32 else "fp32"
-    wide_factors = problem.q_factor is not None and problem.q_factor.dtype == torch.float32
-    return "mixed" if wide_factors else "half"
+    return "mixed" if problem.has_wide_factors else "half"

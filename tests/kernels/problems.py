@@ -37,7 +37,7 @@ def problems(draw, dtypes, longest, steepest=1e4):
     }
     rank = some(*RANKS)
     if rank:
-        precision = some(dtype, torch.float32)
+        precision = some(dtype, torch.float32) if rank <= 32 else dtype  # more in float32 is not for Triton
         arguments["q_factor"] = normal(*shared(), some(1, heads), queries, rank).to(precision)
         arguments["k_factor"] = normal(*shared(), some(1, heads), keys, rank).to(precision)
         if draw(st.booleans()):

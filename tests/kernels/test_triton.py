@@ -123,12 +123,17 @@ def test_ranks_are_read_where_they_lie():
         ({"dtype": torch.float64}, "float64 is none of"),
         ({"dim": 136}, "head dimensions 136 and 136 go beyond 128"),
         ({"rank": 241}, "rank 241 goes beyond 240"),
+        ({"dim": 64, "rank": 97}, "64 channels of heads and 97 of factors in float32 go beyond 160"),
+        (
+            {"dtype": torch.float16, "rank": 33, "factors": torch.float32},
+            "factors in float32 of rank 33 beside torch.float16 heads of 8 go beyond 32 and 64",
+        ),
     ],
 )
 def test_what_the_kernel_cannot_do_it_says(change, why):
     kind = {"dtype": torch.float32, "dim": 8, "rank": 1, **change}
     q = torch.zeros(1, 4, kind["dim"], dtype=kind["dtype"], device=DEVICE)
-    factor = torch.zeros(1, 4, kind["rank"], dtype=kind["dtype"], device=DEVICE)
+    factor = torch.zeros(1, 4, kind["rank"], dtype=kind.get("factors", kind["dtype"]), device=DEVICE)
     options = {"q_factor": factor, "k_factor": factor}
     with pytest.raises(ValueError, match=f"backend triton cannot do this: .*{why}"):
         biased_attention(q, q, q, backend="triton", **options)
