@@ -132,6 +132,7 @@ ROWS = (
     Case(dim=128, bias="bf16"),
     Case(rank=240, dim=128),
     Case(rank=32, factors="fp32"),
+    Case(rank=32, factors="fp32", bias="bf16", layout="odd length"),
     Case(dtype="tf32", bias="fp32"),
     Case(dtype="tf32", dim=128, bias="fp32"),
     Case(dtype="fp32", rank=32),
