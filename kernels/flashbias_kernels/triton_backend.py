@@ -21,7 +21,6 @@ _HAVE_TRITON = find_spec("triton") is not None
 
 def why_not(problem: Problem) -> str | None:
     """Why the Triton kernels cannot do this; None if they can."""
-    dims = problem.q.shape[-1], problem.v.shape[-1]
     if not _HAVE_TRITON:
         return "the package triton is not installed"
     if not problem.q.is_cuda and not launch.interpreted():
@@ -30,6 +29,11 @@ def why_not(problem: Problem) -> str | None:
         )
     if problem.q.dtype not in launch.PATIENCE:
         return f"{problem.q.dtype} is none of float32, bfloat16, float16"
+    return _too_large(problem)
+
+
+def _too_large(problem: Problem) -> str | None:
+    dims = problem.q.shape[-1], problem.v.shape[-1]
     if max(dims) > LARGEST_DIM:
         return f"head dimensions {dims[0]} and {dims[1]} go beyond {LARGEST_DIM}"
     if problem.rank > launch.LARGEST_RANK:

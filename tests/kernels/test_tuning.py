@@ -16,6 +16,19 @@ BARS = {"half": 2**-6, "mixed": 2**-6, "tf32": 2**-8, "fp32": 2**-18}
 ROWS = [(kernel, row) for kernel, table in tuning.TABLES.items() for row in table]
 
 
+@pytest.fixture
+def allow_tf32():
+    """Sets what torch may do, until the test ends."""
+    matmul = torch.backends.cuda.matmul
+    before = matmul.allow_tf32
+
+    def allow(allowed):
+        matmul.allow_tf32 = allowed
+
+    yield allow
+    matmul.allow_tf32 = before
+
+
 def _name(value):
     return (
         value
@@ -54,8 +67,8 @@ def _problem(row, keys_apart):
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
 @pytest.mark.parametrize("length", [64, 63])  # an odd one has a bias that cannot be loaded in pieces
 @pytest.mark.parametrize("tf32", [True, False])
-def test_all_that_is_taken_has_a_row(dtype, length, tf32, monkeypatch):
-    monkeypatch.setattr(torch.backends.cuda.matmul, "allow_tf32", tf32)
+def test_all_that_is_taken_has_a_row(dtype, length, tf32, monkeypatch, allow_tf32):
+    allow_tf32(tf32)
     monkeypatch.setenv("TRITON_INTERPRET", "1")  # then no GPU has to be there
     sizes = itertools.product((8, 48, 128), (0, 5, 33, 97, 240), {dtype, torch.float32}, (True, False))
     for dim, rank, wide, has_bias in sizes:
@@ -71,7 +84,7 @@ def test_all_that_is_taken_has_a_row(dtype, length, tf32, monkeypatch):
 @pytest.mark.skipif(DEVICE != "cuda", reason="block sizes are of compiled kernels: needs an NVIDIA GPU")
 @pytest.mark.parametrize("keys_apart", [True, False])
 @pytest.mark.parametrize(("kernel", "row"), ROWS, ids=_name)
-def test_a_row_is_right(kernel, row, keys_apart, monkeypatch):
+def test_a_row_is_right(kernel, row, keys_apart, monkeypatch, allow_tf32):
     major, minor = torch.cuda.get_device_capability()
     if 10 * major + minor < row.since:
         pytest.skip(f"a row for sm_{row.since}")
@@ -86,7 +99,7 @@ def test_a_row_is_right(kernel, row, keys_apart, monkeypatch):
     if row.blocks.stages == 1 and major >= 9 and row.arithmetic != "fp32":
         pytest.skip("a row for GPUs before sm_90")
     monkeypatch.setattr(launch, "blocks_of", sizes)
-    monkeypatch.setattr(torch.backends.cuda.matmul, "allow_tf32", row.arithmetic == "tf32")
+    allow_tf32(row.arithmetic == "tf32")
     arguments = _problem(row, keys_apart)
     ours, exact = (
         _results(biased_attention, arguments),
