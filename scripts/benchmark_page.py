@@ -1,4 +1,4 @@
-"""Write the tables of docs/benchmarks/README.md from the records beside it, so that nobody copies a figure."""
+"""Write the tables of docs/benchmarks/README.md from the records beside it: nobody copies a figure."""
 
 from __future__ import annotations
 
@@ -17,7 +17,9 @@ _PLACE = re.compile(r"(<!-- table (\S+) (\S+) -->\n).*?(<!-- end -->)", re.DOTAL
 def main() -> int:
     """Write them, or say whether they are as they should be."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--check", action="store_true", help="change nothing; exit 1 if the page is not up to date")
+    parser.add_argument(
+        "--check", action="store_true", help="change nothing; exit 1 if the page is not up to date"
+    )
     check = parser.parse_args().check
     page = PAGE.read_text()
     right = _PLACE.sub(lambda place: place[1] + table(place[2], place[3]) + place[4], page)
@@ -34,7 +36,10 @@ def table(record: str, pass_name: str) -> str:
     sizes = sorted({row["tokens"] for row in rows})
     names = list(dict.fromkeys(_label(row) for row in sorted(rows, key=lambda row: -row["tokens"])))
     found = {(_label(row), row["tokens"]): row for row in rows}
-    lines = ["| method | " + " | ".join(f"N = {size}" for size in sizes) + " | error |", "|---" * (len(sizes) + 2) + "|"]
+    lines = [
+        "| method | " + " | ".join(f"N = {size}" for size in sizes) + " | error |",
+        "|---" * (len(sizes) + 2) + "|",
+    ]
     for name in names:
         cells = [_cell(found.get((name, size))) for size in sizes]
         errors = [row["error"] for row in rows if _label(row) == name]
