@@ -101,7 +101,7 @@ def _attend(
         )  # fmt: skip
         if FIND:
             if first == 0:
-                level = _level(tl.max(_folded(scores), 1))
+                level = _level(scores)  # folded, Triton 3.3 would crash here
                 if BINARY:
                     scores -= level[:, None]
         weights = weights_of(scores, level[:, None], BINARY, q.dtype == tl.float32)

@@ -2,8 +2,8 @@
 
 Rows for 16 bits and heads of up to 128 were timed on an H200, at 256 to 1024 tokens; the others, and all
 that are for GPUs before sm_90, were chosen by `python -m flashbias_kernels.audit`, which reads machine code.
-No row spills registers on any GPU from sm_80 to sm_100. Where ANY stands, the most demanding problems (heads
-of 128, all 240 channels, a bias that cannot be loaded in pieces) are right but slow.
+With Triton 3.9 no row spills registers on sm_80, sm_90 or sm_100. Where ANY stands, the most demanding
+problems (heads of 128, all 240 channels, a bias that cannot be loaded in pieces) are right but slow.
 
 Triton 3.6 compiles some sizes wrongly, so no row has them: less than 16 queries for each warp, which reads
 shared memory beyond its end, and on sm_90 tiles of which none is loaded ahead.

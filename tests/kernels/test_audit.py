@@ -149,7 +149,7 @@ def test_no_row_of_the_block_sizes_spills_or_lacks_shared_memory(audit):
         exact = kernel["case"]["dtype"] == "fp32"  # tensor cores would round
         assert (kernel["per_score"]["matrix"] == 0) == exact
         if kernel["kernel"] == "forward":
-            assert kernel["per_score"]["minmax"] == 0
+            assert kernel["per_score"]["minmax"] < 0.25  # a running maximum has 1
     assert {kernel["arch"] for kernel in found} == {80, 90, 100}
     assert {kernel["kernel"] for kernel in found} == {"forward", "queries", "keys", "pairs"}
     assert done.returncode == 0, done.stderr

@@ -78,7 +78,27 @@ def parse(text: str) -> Code:
 
 
 def loops(code: Code) -> Iterator[Sequence[Instruction]]:
-    """All loops, inner and outer.
+    """All loops, inner and outer."""
+    for start, end in _spans(code):
+        yield code.instructions[start : end + 1]
+
+
+def key_loop(code: Code) -> Sequence[Instruction]:
+    """What each iteration of the loop over the keys executes; nothing if there are no exponentials.
+
+    It is the shortest of the loops that have most exponentials. Longer ones are around it, or ask what the
+    mask closes; what a rare row takes has smaller tiles. What a branch may jump over is for the first tile.
+    """
+    found = [list(_each_time(code, start, end)) for start, end in _spans(code)]
+    exponentials = [count(loop)["exponential"] for loop in found]
+    most = max(exponentials, default=0)
+    return min(
+        (loop for loop, has in zip(found, exponentials, strict=True) if has == most > 0), key=len, default=()
+    )
+
+
+def _spans(code: Code) -> Iterator[tuple[int, int]]:
+    """The first and the last place of each loop.
 
     What waits for memory stands behind the end of the kernel and branches back into its middle. That is no
     loop over the code in between, which is known by being entered from above elsewhere than at its start.
@@ -90,17 +110,17 @@ def loops(code: Code) -> Iterator[Sequence[Instruction]]:
     ]
     for end, start in jumps:
         if start <= end and not any(source < start < target <= end for source, target in jumps):
-            yield code.instructions[start : end + 1]
+            yield start, end
 
 
-def key_loop(code: Code) -> Sequence[Instruction]:
-    """The shortest of the loops that have most exponentials; nothing if there are none.
-
-    Longer ones are around it, or ask what the mask closes; what a rare row takes has smaller tiles.
-    """
-    exponentials = {loop: count(loop)["exponential"] for loop in map(tuple, loops(code))}
-    most = max(exponentials.values(), default=0)
-    return min((loop for loop, has in exponentials.items() if has == most > 0), key=len, default=())
+def _each_time(code: Code, start: int, end: int) -> Iterator[Instruction]:
+    """Instructions that no branch within the loop jumps over."""
+    place = start
+    while place <= end:
+        instruction = code.instructions[place]
+        yield instruction
+        target = code.labels.get(instruction.target or "", 0) if instruction.opcode.startswith("BRA") else 0
+        place = target if place < target <= end else place + 1
 
 
 def count(loop: Sequence[Instruction]) -> Counter[str]:
