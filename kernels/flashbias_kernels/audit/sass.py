@@ -114,13 +114,14 @@ def _spans(code: Code) -> Iterator[tuple[int, int]]:
 
 
 def _each_time(code: Code, start: int, end: int) -> Iterator[Instruction]:
-    """Instructions that no branch within the loop jumps over."""
+    """Instructions that no branch within the loop jumps over; matrix products one thread begins for all."""
     place = start
     while place <= end:
         instruction = code.instructions[place]
         yield instruction
         target = code.labels.get(instruction.target or "", 0) if instruction.opcode.startswith("BRA") else 0
-        place = target if place < target <= end else place + 1
+        skipped = code.instructions[place + 1 : target] if target <= end else []
+        place = target if skipped and all(i.kind != "matrix" for i in skipped) else place + 1
 
 
 def count(loop: Sequence[Instruction]) -> Counter[str]:
