@@ -30,7 +30,7 @@ def main() -> int:
 
 
 def table(record: str, pass_name: str) -> str:
-    """Medians in milliseconds, a line for each method, a column for each size; the fastest peer is bold."""
+    """Medians in milliseconds, a line for each method, a column for each size; the largest error last."""
     data = json.loads((FOLDER / f"{record}.json").read_text())
     rows = [row for row in data["rows"] if row["pass"] == pass_name]
     sizes = sorted({row["tokens"] for row in rows})

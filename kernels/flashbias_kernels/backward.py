@@ -81,7 +81,7 @@ def queries_kernel(
     C0: tl.constexpr, C1: tl.constexpr, C2: tl.constexpr, C3: tl.constexpr,
     HAS_BIAS: tl.constexpr, HAS_MASK: tl.constexpr, HAS_RANKS: tl.constexpr, CAUSAL: tl.constexpr,
     BINARY: tl.constexpr, FACTORS: tl.constexpr,
-    PRECISION: tl.constexpr, FACTOR_PRECISION: tl.constexpr, WIDEN: tl.constexpr,
+    PRECISION: tl.constexpr, WIDEN: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_DV: tl.constexpr,
 ):  # fmt: skip
     """Gradients of a block of queries; FACTORS if their factors are their own and want one too."""
@@ -140,7 +140,7 @@ def queries_kernel(
             q, qf0, qf1, qf2, qf3, k, kf, bias, closed,
             k_n, k_d, kf_n, kf_r, bias_m, bias_n, rows, sums, start, keys, M, N, rank,
             D, RANK, C0, C1, C2, C3, HAS_BIAS, HAS_MASK, HAS_RANKS, CAUSAL, BINARY,
-            PRECISION, FACTOR_PRECISION, WIDEN, BLOCK_D, True,
+            PRECISION, WIDEN, BLOCK_D, True,
         )  # fmt: skip
         ds = _score_gradient(
             do, scores, sums, delta, v, v_n, v_d, start, keys, N, DV, BLOCK_DV, BINARY, PRECISION, WIDEN
@@ -152,16 +152,16 @@ def queries_kernel(
             there = start + keys
             if C0:
                 tile = query_channels(kf, kf_n, kf_r, there, N, 0, C0, rank)
-                d0 = product(along, tile, d0, FACTOR_PRECISION, WIDEN)
+                d0 = product(along, tile, d0, PRECISION, WIDEN)
             if C1:
                 tile = query_channels(kf, kf_n, kf_r, there, N, C0, C1, rank)
-                d1 = product(along, tile, d1, FACTOR_PRECISION, WIDEN)
+                d1 = product(along, tile, d1, PRECISION, WIDEN)
             if C2:
                 tile = query_channels(kf, kf_n, kf_r, there, N, C0 + C1, C2, rank)
-                d2 = product(along, tile, d2, FACTOR_PRECISION, WIDEN)
+                d2 = product(along, tile, d2, PRECISION, WIDEN)
             if C3:
                 tile = query_channels(kf, kf_n, kf_r, there, N, C0 + C1 + C2, C3, rank)
-                d3 = product(along, tile, d3, FACTOR_PRECISION, WIDEN)
+                d3 = product(along, tile, d3, PRECISION, WIDEN)
 
     _store(dq_ptr + line * M * D, rows, M, dq * scale, D, 0, BLOCK_D, D)
     if FACTORS:
@@ -194,7 +194,7 @@ def keys_kernel(
     C0: tl.constexpr, C1: tl.constexpr, C2: tl.constexpr, C3: tl.constexpr,
     HAS_BIAS: tl.constexpr, HAS_MASK: tl.constexpr, HAS_RANKS: tl.constexpr, CAUSAL: tl.constexpr,
     BINARY: tl.constexpr, FACTORS: tl.constexpr,
-    PRECISION: tl.constexpr, FACTOR_PRECISION: tl.constexpr, WIDEN: tl.constexpr,
+    PRECISION: tl.constexpr, WIDEN: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_DV: tl.constexpr,
 ):  # fmt: skip
     """Gradients of a block of keys and values; tiles have keys down and queries across."""
@@ -263,16 +263,16 @@ def keys_kernel(
         scores = product(k, tile, scores, PRECISION, WIDEN)
         if C0:
             qf0 = key_channels(qf, qf_m, qf_r, start, lines, M, 0, C0, False, rank, True)
-            scores = product(kf0, qf0, scores, FACTOR_PRECISION, WIDEN)
+            scores = product(kf0, qf0, scores, PRECISION, WIDEN)
         if C1:
             qf1 = key_channels(qf, qf_m, qf_r, start, lines, M, C0, C1, False, rank, True)
-            scores = product(kf1, qf1, scores, FACTOR_PRECISION, WIDEN)
+            scores = product(kf1, qf1, scores, PRECISION, WIDEN)
         if C2:
             qf2 = key_channels(qf, qf_m, qf_r, start, lines, M, C0 + C1, C2, False, rank, True)
-            scores = product(kf2, qf2, scores, FACTOR_PRECISION, WIDEN)
+            scores = product(kf2, qf2, scores, PRECISION, WIDEN)
         if C3:
             qf3 = key_channels(qf, qf_m, qf_r, start, lines, M, C0 + C1 + C2, C3, False, rank, True)
-            scores = product(kf3, qf3, scores, FACTOR_PRECISION, WIDEN)
+            scores = product(kf3, qf3, scores, PRECISION, WIDEN)
         if HAS_BIAS and EXACT:
             scores = scores - (0.0 - known)
         weights = weights_of(scores, sums[None, :], BINARY, EXACT)
@@ -286,13 +286,13 @@ def keys_kernel(
         if FACTORS:
             along = ds.to(qf_ptr.dtype.element_ty)
             if C0:
-                d0 = product(along, tl.trans(qf0), d0, FACTOR_PRECISION, WIDEN)
+                d0 = product(along, tl.trans(qf0), d0, PRECISION, WIDEN)
             if C1:
-                d1 = product(along, tl.trans(qf1), d1, FACTOR_PRECISION, WIDEN)
+                d1 = product(along, tl.trans(qf1), d1, PRECISION, WIDEN)
             if C2:
-                d2 = product(along, tl.trans(qf2), d2, FACTOR_PRECISION, WIDEN)
+                d2 = product(along, tl.trans(qf2), d2, PRECISION, WIDEN)
             if C3:
-                d3 = product(along, tl.trans(qf3), d3, FACTOR_PRECISION, WIDEN)
+                d3 = product(along, tl.trans(qf3), d3, PRECISION, WIDEN)
 
     if BINARY:
         dk = dk * LN_2
@@ -328,7 +328,7 @@ def pairs_kernel(
     D: tl.constexpr, DV: tl.constexpr, RANK: tl.constexpr,
     C0: tl.constexpr, C1: tl.constexpr, C2: tl.constexpr, C3: tl.constexpr,
     HAS_BIAS: tl.constexpr, HAS_MASK: tl.constexpr, HAS_RANKS: tl.constexpr, CAUSAL: tl.constexpr,
-    BINARY: tl.constexpr, PRECISION: tl.constexpr, FACTOR_PRECISION: tl.constexpr, WIDEN: tl.constexpr,
+    BINARY: tl.constexpr, PRECISION: tl.constexpr, WIDEN: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_DV: tl.constexpr,
 ):  # fmt: skip
     """Add a tile's gradient of the scores, summed over the leading dimensions that share it: stride 0."""
@@ -372,7 +372,7 @@ def pairs_kernel(
             bias_ptr + y * bias_y + z * bias_z + h * bias_h, closed_ptr + y * closed_y + z * closed_z,
             k_n, k_d, kf_n, kf_r, bias_m, bias_n, rows, sums, start, keys, M, N, rank,
             D, RANK, C0, C1, C2, C3, HAS_BIAS, HAS_MASK, HAS_RANKS, CAUSAL, BINARY,
-            PRECISION, FACTOR_PRECISION, WIDEN, BLOCK_D, True,
+            PRECISION, WIDEN, BLOCK_D, True,
         )  # fmt: skip
         do = query_channels(do_ptr + y * do_y + z * do_z + h * do_h, do_m, do_d, rows, M, 0, BLOCK_DV, DV)
         delta = tl.load(delta_ptr + line * M + rows, mask=rows < M, other=0.0)

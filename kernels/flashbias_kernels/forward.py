@@ -51,7 +51,7 @@ def _highest(
     D: tl.constexpr, RANK: tl.constexpr,
     C0: tl.constexpr, C1: tl.constexpr, C2: tl.constexpr, C3: tl.constexpr,
     HAS_BIAS: tl.constexpr, HAS_MASK: tl.constexpr, HAS_RANKS: tl.constexpr, CAUSAL: tl.constexpr,
-    BINARY: tl.constexpr, PRECISION: tl.constexpr, FACTOR_PRECISION: tl.constexpr, WIDEN: tl.constexpr,
+    BINARY: tl.constexpr, PRECISION: tl.constexpr, WIDEN: tl.constexpr,
     BLOCK_D: tl.constexpr,
     KEYS: tl.constexpr, LAST: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
@@ -64,7 +64,7 @@ def _highest(
             k_n, k_d, kf_n, kf_r, bias_m, bias_n,
             rows, zero, start, tl.arange(0, KEYS), M, N, rank,
             D, RANK, C0, C1, C2, C3, HAS_BIAS, HAS_MASK, HAS_RANKS, CAUSAL,
-            BINARY, PRECISION, FACTOR_PRECISION, WIDEN, BLOCK_D, LAST,
+            BINARY, PRECISION, WIDEN, BLOCK_D, LAST,
         )  # fmt: skip
         highest = tl.maximum(highest, tl.max(_folded(scores), 1))
     return highest
@@ -79,14 +79,14 @@ def _attend(
     D: tl.constexpr, RANK: tl.constexpr,
     C0: tl.constexpr, C1: tl.constexpr, C2: tl.constexpr, C3: tl.constexpr,
     HAS_BIAS: tl.constexpr, HAS_MASK: tl.constexpr, HAS_RANKS: tl.constexpr, CAUSAL: tl.constexpr,
-    BINARY: tl.constexpr, PRECISION: tl.constexpr, FACTOR_PRECISION: tl.constexpr, WIDEN: tl.constexpr,
+    BINARY: tl.constexpr, PRECISION: tl.constexpr, WIDEN: tl.constexpr,
     BLOCK_D: tl.constexpr,
     DV: tl.constexpr, BLOCK_DV: tl.constexpr, KEYS: tl.constexpr,
     LAST: tl.constexpr, STAGES: tl.constexpr, FIND: tl.constexpr,
 ):  # fmt: skip
     """Add what the keys from `begin` to `end` contribute, `turn` being the first; LAST as for `scores_of`.
 
-    FIND to take the level, which is 0 before, from the first tile of all.
+    FIND to take the level, which is 0 before, from the first tile of all; else it is returned as it came.
     """
     keys = tl.arange(0, KEYS)
     for first in tl.range(begin, end, KEYS, num_stages=STAGES):
@@ -97,7 +97,7 @@ def _attend(
             k_n, k_d, kf_n, kf_r, bias_m, bias_n,
             rows, level, start, keys, M, N, rank,
             D, RANK, C0, C1, C2, C3, HAS_BIAS, HAS_MASK, HAS_RANKS, CAUSAL,
-            BINARY, PRECISION, FACTOR_PRECISION, WIDEN, BLOCK_D, LAST,
+            BINARY, PRECISION, WIDEN, BLOCK_D, LAST,
         )  # fmt: skip
         if FIND:
             if first == 0:
@@ -131,7 +131,7 @@ def forward_kernel(
     C0: tl.constexpr, C1: tl.constexpr, C2: tl.constexpr, C3: tl.constexpr,
     HAS_BIAS: tl.constexpr, HAS_MASK: tl.constexpr, HAS_GATE: tl.constexpr, HAS_RANKS: tl.constexpr,
     CAUSAL: tl.constexpr, BINARY: tl.constexpr, PATIENCE: tl.constexpr, STAGES: tl.constexpr,
-    PRECISION: tl.constexpr, FACTOR_PRECISION: tl.constexpr, WIDEN: tl.constexpr,
+    PRECISION: tl.constexpr, WIDEN: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_DV: tl.constexpr,
 ):  # fmt: skip
     """Write a block of rows of the output, and the logarithms of their sums.
@@ -179,6 +179,7 @@ def forward_kernel(
         free, end = tl.minimum(free, block * BLOCK_M + 1), tl.minimum(end, (block + 1) * BLOCK_M)
     free = tl.minimum(free, end) // BLOCK_N * BLOCK_N
 
+    # The first of all tiles is that of the keys at the queries' own places.
     own = tl.maximum(tl.minimum(block * BLOCK_M, free - BLOCK_N), 0) // BLOCK_N * BLOCK_N
     level = tl.zeros([BLOCK_M], tl.float32)
     sums = tl.zeros([BLOCK_M, PARTS], tl.float32)
@@ -188,7 +189,7 @@ def forward_kernel(
         q, qf0, qf1, qf2, qf3, k, kf, bias, closed,
         k_n, k_d, kf_n, kf_r, bias_m, bias_n, rows, M, N, rank,
         D, RANK, C0, C1, C2, C3, HAS_BIAS, HAS_MASK, HAS_RANKS, CAUSAL,
-        BINARY, PRECISION, FACTOR_PRECISION, WIDEN, BLOCK_D,
+        BINARY, PRECISION, WIDEN, BLOCK_D,
         DV, BLOCK_DV, BLOCK_N, False, STAGES, True,
     )  # fmt: skip
     acc, sums, level = _attend(
@@ -196,7 +197,7 @@ def forward_kernel(
         q, qf0, qf1, qf2, qf3, k, kf, bias, closed,
         k_n, k_d, kf_n, kf_r, bias_m, bias_n, rows, M, N, rank,
         D, RANK, C0, C1, C2, C3, HAS_BIAS, HAS_MASK, HAS_RANKS, CAUSAL,
-        BINARY, PRECISION, FACTOR_PRECISION, WIDEN, BLOCK_D,
+        BINARY, PRECISION, WIDEN, BLOCK_D,
         DV, BLOCK_DV, BLOCK_N, True, 1, True,
     )  # fmt: skip
     total = tl.sum(sums, 1)
@@ -212,7 +213,7 @@ def forward_kernel(
             q, qf0, qf1, qf2, qf3, k, kf, bias, closed,
             k_n, k_d, kf_n, kf_r, bias_m, bias_n, rows, M, N, rank,
             D, RANK, C0, C1, C2, C3, HAS_BIAS, HAS_MASK, HAS_RANKS, CAUSAL,
-            BINARY, PRECISION, FACTOR_PRECISION, WIDEN, BLOCK_D,
+            BINARY, PRECISION, WIDEN, BLOCK_D,
             SMALLER, False, STAGES,
         )  # fmt: skip
         highest = _highest(
@@ -220,7 +221,7 @@ def forward_kernel(
             q, qf0, qf1, qf2, qf3, k, kf, bias, closed,
             k_n, k_d, kf_n, kf_r, bias_m, bias_n, rows, M, N, rank,
             D, RANK, C0, C1, C2, C3, HAS_BIAS, HAS_MASK, HAS_RANKS, CAUSAL,
-            BINARY, PRECISION, FACTOR_PRECISION, WIDEN, BLOCK_D,
+            BINARY, PRECISION, WIDEN, BLOCK_D,
             SMALLER, True, 1,
         )  # fmt: skip
         level = _level(highest)
@@ -231,7 +232,7 @@ def forward_kernel(
             q, qf0, qf1, qf2, qf3, k, kf, bias, closed,
             k_n, k_d, kf_n, kf_r, bias_m, bias_n, rows, M, N, rank,
             D, RANK, C0, C1, C2, C3, HAS_BIAS, HAS_MASK, HAS_RANKS, CAUSAL,
-            BINARY, PRECISION, FACTOR_PRECISION, WIDEN, BLOCK_D,
+            BINARY, PRECISION, WIDEN, BLOCK_D,
             DV, BLOCK_DV, SMALLER, False, STAGES, False,
         )  # fmt: skip
         acc, sums, level = _attend(
@@ -239,7 +240,7 @@ def forward_kernel(
             q, qf0, qf1, qf2, qf3, k, kf, bias, closed,
             k_n, k_d, kf_n, kf_r, bias_m, bias_n, rows, M, N, rank,
             D, RANK, C0, C1, C2, C3, HAS_BIAS, HAS_MASK, HAS_RANKS, CAUSAL,
-            BINARY, PRECISION, FACTOR_PRECISION, WIDEN, BLOCK_D,
+            BINARY, PRECISION, WIDEN, BLOCK_D,
             DV, BLOCK_DV, SMALLER, True, 1, False,
         )  # fmt: skip
         total = tl.sum(sums, 1)

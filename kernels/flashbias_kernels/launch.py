@@ -206,7 +206,6 @@ def _call(
 
 
 def _constants(problem: Problem, blocks: Blocks) -> dict[str, Any]:
-    precision = "tf32" if torch.backends.cuda.matmul.allow_tf32 else "ieee"
     dim, value_dim = problem.q.shape[-1], problem.v.shape[-1]
     return {
         "D": dim,
@@ -219,10 +218,8 @@ def _constants(problem: Problem, blocks: Blocks) -> dict[str, Any]:
         "CAUSAL": problem.causal,
         # The queries' scale takes in the factor from e to 2, where no factors beside them would want it too.
         "BINARY": problem.bias is not None and not problem.rank and problem.q.dtype != torch.float32,
-        "PRECISION": precision,
-        # Factors in float32 beside queries in 16 bits are so for their digits, which TF32 cuts off.
-        "FACTOR_PRECISION": precision if problem.q.dtype == torch.float32 else "tf32x3",
-        "WIDEN": interpreted() and problem.q.dtype == torch.bfloat16,
+        "PRECISION": "tf32" if torch.backends.cuda.matmul.allow_tf32 else "ieee",
+        "WIDEN": interpreted(),
         "BLOCK_M": blocks.queries,
         "BLOCK_N": blocks.keys,
         "BLOCK_D": _tile(dim),

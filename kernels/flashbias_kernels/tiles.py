@@ -63,7 +63,7 @@ def scores_of(
     D: tl.constexpr, RANK: tl.constexpr,
     C0: tl.constexpr, C1: tl.constexpr, C2: tl.constexpr, C3: tl.constexpr,
     HAS_BIAS: tl.constexpr, HAS_MASK: tl.constexpr, HAS_RANKS: tl.constexpr, CAUSAL: tl.constexpr,
-    BINARY: tl.constexpr, PRECISION: tl.constexpr, FACTOR_PRECISION: tl.constexpr, WIDEN: tl.constexpr,
+    BINARY: tl.constexpr, PRECISION: tl.constexpr, WIDEN: tl.constexpr,
     BLOCK_D: tl.constexpr, LAST: tl.constexpr,
 ):  # fmt: skip
     """Scores of the tile at `start`; BINARY: what they have over their row's level, as exponents of 2.
@@ -95,16 +95,16 @@ def scores_of(
     scores = product(q, tile, scores, PRECISION, WIDEN)
     if C0:
         tile = key_channels(kf, kf_n, kf_r, start, keys, N, 0, C0, WHOLE, rank, LAST)
-        scores = product(qf0, tile, scores, FACTOR_PRECISION, WIDEN)
+        scores = product(qf0, tile, scores, PRECISION, WIDEN)
     if C1:
         tile = key_channels(kf, kf_n, kf_r, start, keys, N, C0, C1, WHOLE, rank, LAST)
-        scores = product(qf1, tile, scores, FACTOR_PRECISION, WIDEN)
+        scores = product(qf1, tile, scores, PRECISION, WIDEN)
     if C2:
         tile = key_channels(kf, kf_n, kf_r, start, keys, N, C0 + C1, C2, WHOLE, rank, LAST)
-        scores = product(qf2, tile, scores, FACTOR_PRECISION, WIDEN)
+        scores = product(qf2, tile, scores, PRECISION, WIDEN)
     if C3:
         tile = key_channels(kf, kf_n, kf_r, start, keys, N, C0 + C1 + C2, C3, WHOLE, rank, LAST)
-        scores = product(qf3, tile, scores, FACTOR_PRECISION, WIDEN)
+        scores = product(qf3, tile, scores, PRECISION, WIDEN)
     if HAS_BIAS and EXACT:  # a large bias comes last, so that it is rounded once; Triton moves a sum forward
         scores = scores - (0.0 - known)
     return scores

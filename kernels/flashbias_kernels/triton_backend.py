@@ -9,13 +9,19 @@ import torch
 from torch import Tensor
 
 from flashbias_kernels import launch
+from flashbias_kernels.operands import (
+    KEY_PARTS,
+    PRODUCTS,
+    QUERY_PARTS,
+    of_whole,
+    once,
+    readable,
+    with_channels_together,
+)
 from flashbias_kernels.problem import Problem, Shape
 
 LARGEST_DIM = 128
-# More channels in float32, of heads and factors together, find no room in shared memory; more than these of
-# factors in float32, beside heads in 16 bits, none in registers.
-MOST_CHANNELS = 160
-WIDE_RANK, WIDE_DIM = 32, 64
+MOST_CHANNELS = 160  # in float32, of heads and factors: more find no room in shared memory
 _HAVE_TRITON = find_spec("triton") is not None
 
 
@@ -41,17 +47,15 @@ def _too_large(problem: Problem) -> str | None:
     dim, rank = max(dims), problem.rank
     if problem.q.dtype == torch.float32 and dim + rank > MOST_CHANNELS:
         return f"{dim} channels of heads and {rank} of factors in float32 go beyond {MOST_CHANNELS}"
-    if problem.has_wide_factors and (rank > WIDE_RANK or dim > WIDE_DIM):
-        return (
-            f"factors in float32 of rank {rank} beside {problem.q.dtype} heads of {dim} "
-            f"go beyond {WIDE_RANK} and {WIDE_DIM}"
-        )
+    if problem.has_wide_factors and rank * len(PRODUCTS) > launch.LARGEST_RANK:
+        most = launch.LARGEST_RANK // len(PRODUCTS)
+        return f"rank {rank} of factors in float32 beside {problem.q.dtype} heads goes beyond {most}"
     return None
 
 
 def attend(problem: Problem) -> tuple[Tensor, Tensor]:
     """The output, and the logarithm of the sum of each query's exponentials."""
-    q = problem.q
+    problem, q = readable(problem), problem.q
     out = torch.empty(problem.output_shape, dtype=q.dtype, device=q.device)
     lse = torch.empty(problem.output_shape[:-1], dtype=torch.float32, device=q.device)
     if out.numel():
@@ -69,36 +73,41 @@ def gradients(
     """
     if not out.numel():
         return {name: torch.zeros_like(getattr(problem, name)) for name in wanted}
-    heads, queries, keys, rank = problem.heads, problem.queries, problem.keys, problem.rank
+    given = readable(problem)
+    heads, queries, keys, rank = given.heads, given.queries, given.keys, given.rank
     own_factors = not problem.shares_factors
 
     def full(like: Tensor | None, length: int, dim: int, needed: bool = True) -> Tensor | None:
         shape = (*problem.leading, heads, length, dim)
         if like is None or not needed:
             return None
-        whole = like.shape == shape  # else it is summed over what is broadcast
-        return torch.empty(shape, dtype=like.dtype if whole else torch.float32, device=like.device)
+        final = like.shape == shape and like.dtype == problem.q.dtype  # else there is a sum to come
+        return torch.empty(shape, dtype=like.dtype if final else torch.float32, device=like.device)
 
     tensors: dict[str, Tensor | None] = {
         "closed": _mask(problem)["closed"],
         "out": out,
-        "dout": dout,
+        "dout": with_channels_together(dout),
         "lse": lse,
         "dlse": dlse.contiguous(),
         "delta": torch.empty_like(lse),
         "dq": full(problem.q, queries, problem.q.shape[-1]),
         "dk": full(problem.k, keys, problem.k.shape[-1]),
         "dv": full(problem.v, keys, problem.v.shape[-1]),
-        "dq_factor": full(problem.q_factor, queries, rank, own_factors and "q_factor" in wanted),
-        "dk_factor": full(problem.k_factor, keys, rank, own_factors and "k_factor" in wanted),
+        "dq_factor": full(given.q_factor, queries, rank, own_factors and "q_factor" in wanted),
+        "dk_factor": full(given.k_factor, keys, rank, own_factors and "k_factor" in wanted),
     }
-    for call in launch.queries_calls(problem, tensors):
+    for call in launch.queries_calls(given, tensors):
         call.run()
     if {"k", "v"} & set(wanted) or tensors["dk_factor"] is not None:
-        for call in launch.keys_calls(problem, tensors):
+        for call in launch.keys_calls(given, tensors):
             call.run()
     found = {name: tensors.get(f"d{name}") for name in wanted}
-    found |= _of_shared(problem, tensors, set(wanted) - {n for n, t in found.items() if t is not None})
+    if problem.has_wide_factors:
+        for name, parts in (("q_factor", QUERY_PARTS), ("k_factor", KEY_PARTS)):
+            if (gradient := found.get(name)) is not None:
+                found[name] = of_whole(gradient, parts, problem.rank)
+    found |= _of_shared(problem, given, tensors, set(wanted) - {n for n, t in found.items() if t is not None})
     return {
         name: gradient.sum_to_size(getattr(problem, name).shape).to(getattr(problem, name).dtype)
         for name, gradient in found.items()
@@ -111,7 +120,7 @@ def _mask(problem: Problem) -> dict[str, Tensor | None]:
     mask = problem.key_mask
     if mask is None:
         return {"closed": None, "span": None}
-    own = mask[tuple(slice(1 if step == 0 else None) for step in mask.stride()[:-1])]
+    own = once(mask)
     leading, keys = own.shape[:-1], problem.keys
     closed = torch.empty((*leading, keys), dtype=torch.float32, device=mask.device)
     span = torch.empty((*leading, 2), dtype=torch.int32, device=mask.device)
@@ -119,15 +128,20 @@ def _mask(problem: Problem) -> dict[str, Tensor | None]:
     return {"closed": closed, "span": span}
 
 
-def _of_shared(problem: Problem, tensors: launch.Tensors, wanted: set[str]) -> dict[str, Tensor | None]:
-    """Gradients of the bias, and of factors that rows share: by way of that of the pairs."""
+def _of_shared(
+    problem: Problem, given: Problem, tensors: launch.Tensors, wanted: set[str]
+) -> dict[str, Tensor | None]:
+    """Gradients of the bias, and of factors that rows share: by way of that of the pairs.
+
+    `given` is what the kernels are given of the problem.
+    """
     found: dict[str, Tensor | None] = {}
     summed: dict[Shape, Tensor] = {}  # bias and factors are mostly shared by the same rows
 
     def pairs_of(leading: Shape) -> Tensor:
         own = (1,) * (len(problem.leading) - len(leading)) + tuple(leading)
         if own not in summed:
-            summed[own] = _of_pairs(problem, tensors, own)
+            summed[own] = _of_pairs(given, tensors, own)
         return summed[own]
 
     if "bias" in wanted and problem.bias is not None:

@@ -5,8 +5,8 @@ that are for GPUs before sm_90, were chosen by `python -m flashbias_kernels.audi
 With Triton 3.9 no row spills registers on sm_80, sm_90 or sm_100. Where ANY stands, the most demanding
 problems (heads of 128, all 240 channels, a bias that cannot be loaded in pieces) are right but slow.
 
-Triton 3.6 compiles some sizes wrongly, so no row has them: less than 16 queries for each warp, which reads
-shared memory beyond its end, and on sm_90 tiles of which none is loaded ahead.
+Triton 3.6 compiles tiles with less than 16 queries for each warp to reads beyond the end of shared memory, so
+no row has them.
 """
 
 from __future__ import annotations
@@ -33,8 +33,7 @@ class Row(NamedTuple):
     """For heads of up to `dim` and factors of up to `channels`; the first row that fits is taken.
 
     Attributes:
-        arithmetic: `half` for 16 bits, `mixed` where factors beside these have 32, `fp32`, or `tf32`, which
-            is fp32 where torch may use tensor cores.
+        arithmetic: `half` for 16 bits, `fp32`, or `tf32`, which is fp32 where torch may use tensor cores.
         blocks: Backward, a program owns queries and walks over the keys.
         dense: Whether there may be a dense bias.
         since: The least compute capability, 90 for sm_90.
@@ -59,9 +58,6 @@ FORWARD = (
     Row("half", 128, 96, Blocks(128, 32, 8, 2)),
     Row("half", ANY, ANY, Blocks(128, 16, 8, 2), since=90),
     Row("half", ANY, ANY, Blocks(128, 16, 8, 1)),
-    Row("mixed", 64, 32, Blocks(64, 32, 4, 2)),
-    Row("mixed", ANY, ANY, Blocks(64, 32, 4, 2), since=90),
-    Row("mixed", ANY, ANY, Blocks(64, 16, 4, 2)),
     Row("tf32", 64, 32, Blocks(64, 16, 4, 2)),
     Row("tf32", ANY, ANY, Blocks(128, 16, 8, 2), since=90),
     Row("tf32", ANY, ANY, Blocks(128, 16, 8, 1)),
@@ -74,9 +70,6 @@ BACKWARD = (
     Row("half", 128, 96, Blocks(64, 32, 4, 2), since=90),
     Row("half", 128, 96, Blocks(64, 16, 4, 2)),
     Row("half", ANY, ANY, Blocks(64, 16, 4, 2)),
-    Row("mixed", 32, 32, Blocks(64, 32, 4, 2)),
-    Row("mixed", ANY, ANY, Blocks(64, 32, 4, 2), since=90),
-    Row("mixed", ANY, ANY, Blocks(64, 16, 4, 2)),
     Row("tf32", 32, 32, Blocks(64, 32, 4, 2)),
     Row("tf32", ANY, ANY, Blocks(64, 16, 4, 2)),
     Row("fp32", 32, 32, Blocks(32, 32, 8, 2)),
@@ -126,4 +119,4 @@ def _channels(problem: Problem) -> int:
 def _arithmetic(problem: Problem) -> str:
     if problem.q.dtype == torch.float32:
         return "tf32" if torch.backends.cuda.matmul.allow_tf32 else "fp32"
-    return "mixed" if problem.has_wide_factors else "half"
+    return "half"

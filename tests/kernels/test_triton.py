@@ -4,7 +4,7 @@ import pytest
 import torch
 from problems import DEVICE, assert_as_right_as_torch, normal, rms
 
-from flashbias_kernels import biased_attention, choose_backend, launch, reference_attention
+from flashbias_kernels import biased_attention, choose_backend, launch, operands, reference_attention
 from flashbias_kernels.problem import check
 from flashbias_kernels.strides import mergeable
 
@@ -40,6 +40,37 @@ def test_values_may_be_huge():
     q, k = (normal(2, 40, 16, seed=seed) for seed in range(2))
     v = 1e30 * normal(2, 40, 16, seed=2)
     assert_as_right_as_torch({"q": q, "k": k, "v": v}, "triton")
+
+
+def test_channels_apart_are_brought_together_and_what_is_broadcast_stays_so():
+    """Heads whose channels are side by side are read as they are, whatever their other strides."""
+    q = normal(2, 7, 3, 8).transpose(-2, -3)
+    v = normal(3, 8, 7, seed=1).transpose(-1, -2).expand(2, 3, 7, 8)
+    factor = normal(7, seed=2)[:, None].expand(2, 1, 7, 4)
+    given = operands.readable(check(q, q, v, q_factor=factor, k_factor=factor))
+    assert given.q is q
+    assert given.k is q
+    assert given.v.stride() == (0, 56, 8, 1)
+    assert given.q_factor.stride()[::2] == (0, 4)
+    torch.testing.assert_close(given.v, v, rtol=0, atol=0)
+    torch.testing.assert_close(given.k_factor, factor, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("size", [1e-20, 1.0, 3e3, 1e15])
+def test_float32_factors_in_parts_keep_their_digits(size):
+    """Beside queries in 16 bits they have six channels of bf16 each, and each head its live ones."""
+    heads = normal(2, 2, 50, 8, dtype=torch.bfloat16)
+    factors = [(size * normal(1, 50, 7, seed=seed)).expand(2, 1, 50, 7) for seed in (1, 2)]
+    ranks = torch.tensor([3, 7], dtype=torch.int32, device=DEVICE)
+    problem = check(heads, heads, heads, q_factor=factors[0], k_factor=factors[1], ranks=ranks)
+    given = operands.readable(problem)
+    assert given.q_factor.dtype == given.k_factor.dtype == torch.bfloat16
+    assert given.q_factor.stride(0) == given.k_factor.stride(0) == 0
+    assert given.ranks is None
+    found = given.q_factor.double() @ given.k_factor.double().transpose(-1, -2)
+    left, right = (problem.only_live(factor.double()) for factor in factors)
+    bound = left.abs() @ right.abs().transpose(-1, -2)
+    assert ((found - left @ right.transpose(-1, -2)).abs() <= 2**-23 * bound).all()
 
 
 def test_what_is_broadcast_is_not_copied():
@@ -125,8 +156,8 @@ def test_ranks_are_read_where_they_lie():
         ({"rank": 241}, "rank 241 goes beyond 240"),
         ({"dim": 64, "rank": 97}, "64 channels of heads and 97 of factors in float32 go beyond 160"),
         (
-            {"dtype": torch.float16, "rank": 33, "factors": torch.float32},
-            "factors in float32 of rank 33 beside torch.float16 heads of 8 go beyond 32 and 64",
+            {"dtype": torch.float16, "rank": 41, "factors": torch.float32},
+            "rank 41 of factors in float32 beside torch.float16 heads goes beyond 40",
         ),
     ],
 )

@@ -8,11 +8,11 @@ from problems import DEVICE
 
 from flashbias_kernels import biased_attention, launch, reference_attention, tuning
 from flashbias_kernels.problem import check
-from flashbias_kernels.triton_backend import MOST_CHANNELS, WIDE_DIM, WIDE_RANK, why_not
+from flashbias_kernels.triton_backend import MOST_CHANNELS, why_not
 
-DTYPES = {"half": torch.bfloat16, "mixed": torch.bfloat16, "tf32": torch.float32, "fp32": torch.float32}
+DTYPES = {"half": torch.bfloat16, "tf32": torch.float32, "fp32": torch.float32}
 # Of outputs and gradients, relative to their size: some roundings of the operands, or of sums in float32.
-BARS = {"half": 2**-6, "mixed": 2**-6, "tf32": 2**-8, "fp32": 2**-18}
+BARS = {"half": 2**-6, "tf32": 2**-8, "fp32": 2**-18}
 ROWS = [(kernel, row) for kernel, table in tuning.TABLES.items() for row in table]
 
 
@@ -40,23 +40,20 @@ def _name(value):
 def _problem(row, keys_apart):
     """As large as the row takes, more than a tile; values with keys apart or side by side, as callers may."""
     dtype = DTYPES[row.arithmetic]
-    dim, rank = min(row.dim, WIDE_DIM if row.arithmetic == "mixed" else 128), min(row.channels, 240)
+    dim, rank = min(row.dim, 128), min(row.channels, 240)
     if dtype == torch.float32:
         rank = min(rank, MOST_CHANNELS - dim)
-    if row.arithmetic == "mixed":
-        rank = min(rank, WIDE_RANK)
     generator = torch.Generator().manual_seed(0)
 
-    def normal(*shape, dtype=dtype, scale=1.0):
+    def normal(*shape, scale=1.0):
         return (scale * torch.randn(shape, generator=generator)).to(DEVICE, dtype)
 
-    factors = torch.float32 if row.arithmetic == "mixed" else dtype
     arguments = {
         "q": normal(2, 75, 2, dim).transpose(-2, -3),
         "k": normal(2, 2, 141, dim),
         "v": normal(2, 2, 141, dim) if keys_apart else normal(2, 2, dim, 141).transpose(-1, -2),
-        "q_factor": normal(2, 1, 75, rank, dtype=factors, scale=rank**-0.25),
-        "k_factor": normal(2, 1, 141, rank, dtype=factors, scale=rank**-0.25),
+        "q_factor": normal(2, 1, 75, rank, scale=rank**-0.25),
+        "k_factor": normal(2, 1, 141, rank, scale=rank**-0.25),
         "key_mask": torch.arange(141, device=DEVICE) < 133,
     }
     if row.dense:
@@ -96,8 +93,6 @@ def test_a_row_is_right(kernel, row, keys_apart, monkeypatch, allow_tf32):
         queries, keys = row.blocks[:2]
         return row.blocks._replace(queries=keys, keys=queries) if name == "keys" else row.blocks
 
-    if row.blocks.stages == 1 and major >= 9 and row.arithmetic != "fp32":
-        pytest.skip("a row for GPUs before sm_90")
     monkeypatch.setattr(launch, "blocks_of", sizes)
     allow_tf32(row.arithmetic == "tf32")
     arguments = _problem(row, keys_apart)

@@ -59,6 +59,7 @@ class Compiled:
         spills_in_loop: How many of these are in the loop.
         shared: Bytes of shared memory of a program.
         tensor_columns: Columns of tensor memory of a program, which sm_100 has.
+        unset: Instructions that read a register which nothing has set: the compiler's fault.
         kinds: How many instructions of each kind.
         seconds: It took to compile.
     """
@@ -71,6 +72,7 @@ class Compiled:
     spills_in_loop: int
     shared: int
     tensor_columns: int
+    unset: list[str]
     kinds: dict[str, int]
     seconds: float
 
@@ -140,6 +142,7 @@ def compiled(call: Call, arch: int) -> Compiled:
         spills_in_loop=sum(instruction.spills for instruction in loop),
         shared=kernel.metadata.shared,
         tensor_columns=getattr(kernel.metadata, "tmem_size", None) or 0,
+        unset=[" ".join(instruction) for instruction in sass.unset_registers(code)],
         kinds=dict(sass.count(loop)),
         seconds=seconds,
     )

@@ -64,10 +64,11 @@ def summary(findings: Sequence[Finding], failures: int) -> str:
     """The last line."""
     spilled = sum(finding.compiled.spilled > 0 for finding in findings)
     short = sum(not finding.compiled.has_registers for finding in findings)
+    wrong = sum(bool(finding.compiled.unset) for finding in findings)
     too_large = sum(not finding.compiled.fits for finding in findings)
     return (
         f"{len(findings)} kernels compiled: {spilled} with spills, of which {short} where it costs; "
-        f"{too_large} beyond the shared memory; {failures} failed"
+        f"{too_large} beyond the shared memory; {wrong} that read what nothing has set; {failures} failed"
     )
 
 
@@ -82,8 +83,9 @@ def _aligned(line: Sequence[str], widths: Sequence[int]) -> str:
 def _cells(finding: Finding) -> list[str]:
     case, needs, blocks, per_score = finding.task.case, finding.compiled, finding.blocks, finding.per_score
     total = sum(per_score.values())
+    wrong = " wrong" if needs.unset else ""
     return [
-        *(finding.task.kernel, str(needs.arch), case.dtype, str(case.dim), case.words),
+        *(finding.task.kernel + wrong, str(needs.arch), case.dtype, str(case.dim), case.words),
         *(f"{blocks.queries}x{blocks.keys}", str(blocks.warps), str(blocks.stages)),
         *map(str, (needs.registers, needs.spilled, needs.spills_in_loop)),
         f"{needs.shared / 1024:.0f}" + ("" if needs.fits else " too much"),

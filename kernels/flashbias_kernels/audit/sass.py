@@ -15,6 +15,10 @@ KINDS = ("matrix", "exponential", "conversion", "memory", "float", "minmax", "ot
 _LABEL = re.compile(r"^\.(L_\w+):")
 _INSTRUCTION = re.compile(r"^\s*/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+\s+)?([A-Z][\w.]*)\s*([^;]*?)\s*;")
 _TARGET = re.compile(r"`\(\.(L_\w+)\)")
+_UNIFORM = re.compile(r"\bUR(\d+)\b")
+# What writes a register that all threads share: its first operand, after predicates.
+_WRITES_UNIFORM = re.compile(r"(U(?!ST|BLK|TMA|TC|PLOP|SETMAXREG)|R2UR|S2UR|LDCU|CS2UR|REDUX|CREDUX|VOTEU)")
+_WIDE = re.compile(r"\.(64|128|256)\b|WIDE")
 
 # The first that matches the opcode and its operands decides.
 _PATTERNS = tuple(
@@ -122,6 +126,27 @@ def _each_time(code: Code, start: int, end: int) -> Iterator[Instruction]:
         target = code.labels.get(instruction.target or "", 0) if instruction.opcode.startswith("BRA") else 0
         skipped = code.instructions[place + 1 : target] if target <= end else []
         place = target if skipped and all(i.kind != "matrix" for i in skipped) else place + 1
+
+
+def unset_registers(code: Code) -> list[Instruction]:
+    """Instructions that read a register which all threads share before any has set it.
+
+    A compiler that is right makes none: ptxas 12.8 loses the copy of an address that two products start from.
+    """
+    found, written = [], set[int]()
+    for instruction in code.instructions:
+        operands = instruction.operands.split(", ")
+        target = next((o for o in operands if not re.fullmatch(r"!?U?PT?\d*", o)), "")
+        writes = _WRITES_UNIFORM.match(instruction.opcode) and _UNIFORM.fullmatch(target)
+        read = ", ".join(operands[operands.index(target) + 1 :] if writes else operands)
+        # Of four registers, a product on sm_90 reads the first two only if its left side is in shared memory.
+        skipped = 2 if "GMMA" in instruction.opcode else 0
+        if {int(name) + skipped for name in _UNIFORM.findall(read)} - written:
+            found.append(instruction)
+        if writes:
+            first = int(writes[1])
+            written |= set(range(first, first + (4 if _WIDE.search(instruction.opcode) else 1)))
+    return found
 
 
 def count(loop: Sequence[Instruction]) -> Counter[str]:

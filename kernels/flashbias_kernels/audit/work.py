@@ -41,8 +41,8 @@ class Finding:
 
     @property
     def sound(self) -> bool:
-        """Whether it gets what it needs: registers and shared memory."""
-        return self.compiled.has_registers and self.compiled.fits
+        """Whether it gets what it needs, registers and shared memory, and was compiled rightly."""
+        return self.compiled.has_registers and self.compiled.fits and not self.compiled.unset
 
     @property
     def per_score(self) -> dict[str, float]:
