@@ -21,7 +21,7 @@ from typing import Any
 import torch
 
 from flashbias_fold import __version__
-from flashbias_fold.pairformer import TriangleAttention
+from flashbias_fold.pairformer import Rule, TriangleAttention
 from flashbias_fold.protenix_adapter import environment
 from flashbias_fold.protenix_adapter.kernels import stock_kernels
 
@@ -67,7 +67,7 @@ def time_layers(
 
     torch.manual_seed(0)
     stock = Stock(c_in=channels, c_hidden=32, no_heads=4).eval().to(device)
-    dense = TriangleAttention(stock, "dense")
+    dense = TriangleAttention(stock, Rule("*", "dense"))
     x = torch.randn(tokens, tokens, channels, device=device)
     layers: dict[str, Callable[[], object]] = {
         "stock": lambda: stock(x, triangle_attention=kernel),

@@ -160,8 +160,15 @@ def _add_predict(commands: Any) -> None:
         default="flashbias",
         help="how the pair bias of triangle attention is computed. stock: Protenix's own code; dense: the "
         "exact bias in a fused attention; none: left out (an ablation, the structures are wrong); flashbias: "
-        "factors where they are known to be good enough and dense elsewhere, which without factors for the "
-        "model is everywhere (default: flashbias)",
+        "factors where the plan says so and dense elsewhere, which without a plan is everywhere (default: "
+        "flashbias)",
+    )
+    model.add_argument(
+        "--plan",
+        metavar="FILE",
+        type=_path,
+        help="for --bias flashbias: which layers are computed by factors, of which rank, within which error "
+        "(docs/plans.md; default: none)",
     )
     model.add_argument(
         "--trust-checkpoint",

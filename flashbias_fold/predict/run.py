@@ -77,6 +77,7 @@ def predict(settings: Settings, reporter: Reporter | None = None) -> RunResult:
         reporter.error(f"error: {rejected.error}")
     if not inputs.jobs:
         return result
+    _plan(settings)  # a mistake in it leaves no folder
     if model.banner:
         reporter.line(model.banner)
     with OutputFolder(settings.out) as folder:
@@ -106,6 +107,7 @@ class _Run:
         self.components = components
         self.result = result
         self.weights = model.weights
+        self.plan = _plan(settings)
         self.started = _now()
         self.engine: Any = None
 
@@ -158,14 +160,13 @@ class _Run:
         return True
 
     def load_model(self) -> None:
-        from flashbias_fold.pairformer import Plan
         from flashbias_fold.protenix_adapter.engine import Engine
 
         start = time.perf_counter()
         assert self.settings.samples is not None and self.settings.dtype is not None
         self.engine = Engine(
             self.model,
-            Plan.for_bias(self.settings.bias),
+            self.plan,
             device=self.device,
             dtype=self.settings.dtype,
             samples=self.settings.samples,
@@ -294,8 +295,6 @@ class _Run:
 
     def write_run(self, status: str) -> None:
         """`run.json` and `summary.csv` as they stand."""
-        from flashbias_fold.pairformer import Plan
-
         rejected = [
             {"name": rejected.name, "error": str(rejected.error)} for rejected in self.inputs.rejected
         ]
@@ -312,7 +311,7 @@ class _Run:
                     "demo_model": self.model.is_demo,
                     "checkpoint": str(self.model.checkpoint),
                 },
-                "plan": dataclasses.asdict(Plan.for_bias(self.settings.bias)),
+                "plan": dataclasses.asdict(self.plan),
                 "components": self.components.describe(),
                 "jobs": {job.name: self.result.jobs.get(job.name, "pending") for job in self.inputs.jobs},
                 "rejected": rejected,
@@ -347,6 +346,12 @@ def _decided(settings: Settings, model: Model) -> tuple[Settings, Any]:
         format=settings.format or str(defaults.format),
     )
     return filled, device
+
+
+def _plan(settings: Settings) -> Any:
+    from flashbias_fold.pairformer import Plan
+
+    return Plan.for_bias(settings.bias) if settings.plan is None else Plan.load(settings.plan)
 
 
 def _seeds(settings: Settings, job: Job) -> tuple[int, ...]:
@@ -425,7 +430,7 @@ def _difference(made: dict[str, Any], wanted: dict[str, Any]) -> str:
     changed = [key for key in wanted if made.get(key) != wanted[key]]
     if not changed:
         return ""
-    digests = {"input_sha256": "another input", "weights": "other weights"}
+    digests = {"input_sha256": "another input", "weights": "other weights", "plan": "another plan"}
     shown = ", ".join(digests.get(key, f"{key} {made.get(key)} instead of {wanted[key]}") for key in changed)
     return f"made with {shown}"
 

@@ -21,6 +21,7 @@ from flashbias_fold.resources import resource
 _IDENTITY = (
     "model",
     "bias",
+    "plan",
     "samples",
     "steps",
     "cycles",
@@ -43,6 +44,7 @@ class Settings:
     out: Path
     model: str = "auto"
     bias: str = "flashbias"
+    plan: Path | None = None
     seeds: tuple[int, ...] | None = None
     samples: int | None = None
     steps: int | None = None
@@ -70,6 +72,8 @@ class Settings:
                 raise UsageError(f"--seeds: expected numbers from 0 to {MAX_SEED}, got {seed}")
         if self.seeds is not None and len(set(self.seeds)) != len(self.seeds):
             raise UsageError("--seeds: a seed is given twice")
+        if self.plan is not None and self.bias != "flashbias":
+            raise UsageError(f"--plan: is for --bias flashbias, not for {self.bias}")
         if os.path.realpath(self.input) == os.path.realpath(self.out):
             # The next run would take reports for inputs.
             raise UsageError("--out: expected another place than INPUT")
@@ -96,6 +100,7 @@ def run_defaults() -> ConfigDict:
 def identity(settings: Settings, weights: str, document: dict[str, Any]) -> dict[str, Any]:
     """What results depend on besides the seed: two results with the same identity are the same."""
     chosen = {key: getattr(settings, key) for key in _IDENTITY}
+    chosen["plan"] = None if settings.plan is None else _digest(settings.plan)
     digest = hashlib.sha256(_canonical(document).encode()).hexdigest()
     return {**chosen, "weights": weights, "input_sha256": digest}
 

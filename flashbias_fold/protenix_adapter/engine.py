@@ -153,6 +153,7 @@ class Engine:
     ) -> Prediction:
         memory = DeviceMemory(self.device)
         seed_everything(seed)
+        self.swap.begin()
         clock = _Clock(self.device)
         observer.stage("featurize")
         features = featurize(document, self.config)

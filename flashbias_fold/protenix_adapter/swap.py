@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import nn
 
+from flashbias_fold.errors import UsageError
 from flashbias_fold.pairformer import Plan, TriangleAttention
 
 
@@ -31,6 +32,13 @@ class Swap:
             layers.append({"name": name, **layer.report()})
         return layers
 
+    def begin(self) -> None:
+        """A prediction begins: what layers know of the last one is forgotten."""
+        for name in self._stock:
+            layer = self._model.get_submodule(name)
+            assert isinstance(layer, TriangleAttention)
+            layer.begin()
+
     def restore(self) -> None:
         """Put the stock layers back."""
         for name, layer in self._stock.items():
@@ -47,11 +55,16 @@ def apply(model: nn.Module, plan: Plan) -> Swap:
     from protenix.model.triangular.triangular import TriangleAttention as StockTriangleAttention
 
     swap = Swap(model, plan)
-    if plan.way == "stock":
-        return swap
     names = [name for name, module in model.named_modules() if isinstance(module, StockTriangleAttention)]
+    idle = [rule.layers for rule in plan.rules if not any(plan.rule(name) is rule for name in names)]
+    if idle:
+        raise UsageError(
+            f"--plan: {plan.name}: '{idle[0]}' decides for no layer of the model, which has "
+            f"{', '.join(names[:2])} and {len(names) - 2} more"
+        )
     for name in names:
-        swap.put(name, TriangleAttention(model.get_submodule(name), plan.way))
+        if (rule := plan.rule(name)).way != "stock":
+            swap.put(name, TriangleAttention(model.get_submodule(name), rule))
     return swap
 
 
