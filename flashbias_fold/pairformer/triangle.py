@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from flashbias_fold.factorize import Factors, decompose, refit
 from flashbias_fold.pairformer.plan import Rule
-from flashbias_kernels import biased_attention
+from flashbias_kernels import biased_attention, layer_norm
 
 _NEIGHBOURS = 16
 # Rows of the pair representation that are attended exactly: to learn which pairs count, and, others, to
@@ -79,7 +79,7 @@ class TriangleAttention(nn.Module):
         if not self.starting:
             x = x.transpose(-2, -3)
             mask = None if mask is None else mask.transpose(-1, -2)
-        x = self.layer_norm(x)
+        x = self._normalised(x)
         # AlphaFold's mask is 1 where a pair counts and 0 where it is padding.
         key_mask = None if mask is None else mask > 0.5
         if chunk_size is None or chunk_size >= x.shape[-3]:
@@ -88,6 +88,14 @@ class TriangleAttention(nn.Module):
         else:
             out = self._in_chunks(x, key_mask, chunk_size, torch.empty_like(x) if not inplace_safe else x)
         return out if self.starting else out.transpose(-2, -3)
+
+    def _normalised(self, x: Tensor) -> Tensor:
+        """As the stock layer does it on a CPU; on a GPU in the dtype that the projections want."""
+        norm = self.layer_norm
+        if not x.is_cuda:
+            return norm(x)
+        dtype = torch.get_autocast_dtype("cuda") if torch.is_autocast_enabled("cuda") else x.dtype
+        return layer_norm(x, norm.weight, norm.bias, norm.eps, dtype)
 
     def _in_chunks(self, x: Tensor, key_mask: Tensor | None, rows: int, out: Tensor) -> Tensor:
         """Fewer rows at a time, for memory; `out` may be `x`, whose rows are spent once they are attended."""

@@ -9,6 +9,7 @@ have a closed form are in ``flashbias_kernels.factors``.
 
 from flashbias_kernels.attention import Choice, biased_attention, choose_backend
 from flashbias_kernels.drop_ins import flash_bias_func, triangle_attention
+from flashbias_kernels.norm import layer_norm
 from flashbias_kernels.reference import reference_attention
 
 __all__ = [
@@ -16,6 +17,7 @@ __all__ = [
     "biased_attention",
     "choose_backend",
     "flash_bias_func",
+    "layer_norm",
     "reference_attention",
     "triangle_attention",
 ]
