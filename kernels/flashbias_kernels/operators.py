@@ -68,7 +68,7 @@ def attention(*arguments: Any) -> tuple[Tensor, Tensor]:
 def _(*arguments: Any) -> tuple[Tensor, Tensor]:
     problem = _problem(*arguments)
     return (
-        problem.q.new_empty(problem.output_shape),
+        problem.empty_output(),
         problem.q.new_empty(problem.output_shape[:-1], dtype=torch.float32),
     )
 

@@ -55,6 +55,16 @@ class Problem:
         """(..., heads, queries, value dimension)."""
         return (*self.leading, self.heads, self.queries, self.v.shape[-1])
 
+    def empty_output(self) -> Tensor:
+        """Room for it: the heads of a place lie together where those of the queries do.
+
+        Then what follows, a projection of all heads, reads it as it is.
+        """
+        if self.q.stride(-3) >= self.q.stride(-2):
+            return self.q.new_empty(self.output_shape)
+        *leading, heads, length, dim = self.output_shape
+        return self.q.new_empty((*leading, length, heads, dim)).transpose(-2, -3)
+
     @property
     def live_q_factor(self) -> Tensor | None:
         """The factor of the queries, zero in the channels beyond each head's rank."""

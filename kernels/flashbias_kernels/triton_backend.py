@@ -55,9 +55,9 @@ def _too_large(problem: Problem) -> str | None:
 
 def attend(problem: Problem) -> tuple[Tensor, Tensor]:
     """The output, and the logarithm of the sum of each query's exponentials."""
-    problem, q = readable(problem), problem.q
-    out = torch.empty(problem.output_shape, dtype=q.dtype, device=q.device)
-    lse = torch.empty(problem.output_shape[:-1], dtype=torch.float32, device=q.device)
+    out = problem.empty_output()
+    lse = out.new_empty(problem.output_shape[:-1], dtype=torch.float32)
+    problem = readable(problem)
     if out.numel():
         for call in launch.forward_calls(problem, {**_mask(problem), "out": out, "lse": lse}):
             call.run()

@@ -124,10 +124,12 @@ def test_there_is_no_second_derivative():
 # As an operator of torch
 
 
-@pytest.mark.parametrize("kind", ["everything", "little"])
+@pytest.mark.parametrize("kind", ["everything", "heads inside", "little"])
 def test_the_operator_is_what_torch_expects(kind):
     if kind == "everything":
         problem = check(**{**everything(), "gate": None}, **fixed())
+    elif kind == "heads inside":
+        problem = check(*(learnt(2, 17, 3, 8, seed=seed).transpose(-2, -3) for seed in range(3)))
     else:
         problem = check(*(learnt(2, 17, 8, seed=seed) for seed in range(3)), causal=True)
     arguments = tuple(getattr(problem, name) for name in operators._ARGUMENTS)

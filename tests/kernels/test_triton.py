@@ -73,6 +73,17 @@ def test_float32_factors_in_parts_keep_their_digits(size):
     assert ((found - left @ right.transpose(-1, -2)).abs() <= 2**-23 * bound).all()
 
 
+def test_the_output_lies_as_the_queries_do():
+    """Heads inside, as projections leave them, or outside: what follows needs no copy."""
+    k, v = (normal(2, 3, 9, 8, seed=seed) for seed in (1, 2))
+    outside = normal(2, 3, 7, 8)
+    inside = outside.transpose(-2, -3).contiguous().transpose(-2, -3)
+    found = [biased_attention(q, k, v, backend="triton") for q in (outside, inside)]
+    assert found[0].is_contiguous()
+    assert found[1].transpose(-2, -3).is_contiguous()
+    torch.testing.assert_close(found[0], found[1], rtol=0, atol=0)
+
+
 def test_what_is_broadcast_is_not_copied():
     """All that the kernels are given are views of what the caller gave."""
     q, k, v = (normal(2, 5, 3, 7, 8, seed=seed) for seed in range(3))
