@@ -48,6 +48,8 @@ class Row(NamedTuple):
 
 
 FORWARD = (
+    Row("half", 32, 128, Blocks(64, 64, 4, 2), dense=False, since=100),
+    Row("half", 32, 240, Blocks(64, 32, 4, 2), since=100),
     Row("half", 32, 32, Blocks(64, 64, 4, 3), dense=False, since=90),
     Row("half", 32, 128, Blocks(64, 64, 4, 2), dense=False, since=90),
     Row("half", 32, 240, Blocks(64, 32, 4, 3)),

@@ -1,8 +1,7 @@
 """Compile the kernels for GPUs that need not be there, and print what their machine code needs.
 
-Exits with 1 if a kernel spills registers where it costs, in the loop over the keys or as much around it as a
-tile more would cost; if it wants more shared memory than the GPU has; if it was compiled wrongly, so that it
-reads a register which nothing has set; or if it could not be compiled.
+Exits with 1 if a kernel spills registers; if it wants more shared memory than the GPU has; if it was compiled
+wrongly, so that it reads a register which nothing has set; or if it could not be compiled.
 """
 
 from __future__ import annotations

@@ -55,8 +55,7 @@ class Compiled:
     Attributes:
         registers: Of a thread.
         spilled: Bytes that a thread keeps in memory for want of registers.
-        spills: How many instructions store or load such bytes.
-        spills_in_loop: How many of these are in the loop.
+        spills_in_loop: How many instructions of the loop store or load such bytes.
         shared: Bytes of shared memory of a program.
         tensor_columns: Columns of tensor memory of a program, which sm_100 has.
         unset: Instructions that read a register which nothing has set: the compiler's fault.
@@ -68,18 +67,12 @@ class Compiled:
     warps: int
     registers: int
     spilled: int
-    spills: int
     spills_in_loop: int
     shared: int
     tensor_columns: int
     unset: list[str]
     kinds: dict[str, int]
     seconds: float
-
-    @property
-    def has_registers(self) -> bool:
-        """Whether the loop lacks none, and what is put aside around it costs less than one tile more."""
-        return not self.spills_in_loop and self.spills < sum(self.kinds.values())
 
     @property
     def fits(self) -> bool:
@@ -138,7 +131,6 @@ def compiled(call: Call, arch: int) -> Compiled:
         warps=kernel.metadata.num_warps,
         registers=registers,
         spilled=stack + local,
-        spills=sum(instruction.spills for instruction in code.instructions),
         spills_in_loop=sum(instruction.spills for instruction in loop),
         shared=kernel.metadata.shared,
         tensor_columns=getattr(kernel.metadata, "tmem_size", None) or 0,

@@ -23,9 +23,8 @@ COLUMNS = """\
   tile         queries x keys
   w, st        warps of a program; tiles that are in flight
   regs         registers of a thread, 255 at most
-  spill        bytes that a thread keeps in memory for want of registers: put aside before the loop over the
-               keys and taken back after it, if not
-  in loop      instructions of that loop that store or load such bytes: there must be none
+  spill        bytes that a thread keeps in memory for want of registers: there must be none
+  in loop      instructions of the loop over the keys that store or load such bytes, the costly ones
   KB           shared memory of a program
   prog         programs that a multiprocessor has room for, by registers, shared memory and threads
   total        instructions in the loop over the keys, for each score (a warp's instruction is 32)
@@ -63,12 +62,11 @@ def table(findings: Iterable[Finding]) -> str:
 def summary(findings: Sequence[Finding], failures: int) -> str:
     """The last line."""
     spilled = sum(finding.compiled.spilled > 0 for finding in findings)
-    short = sum(not finding.compiled.has_registers for finding in findings)
     wrong = sum(bool(finding.compiled.unset) for finding in findings)
     too_large = sum(not finding.compiled.fits for finding in findings)
     return (
-        f"{len(findings)} kernels compiled: {spilled} with spills, of which {short} where it costs; "
-        f"{too_large} beyond the shared memory; {wrong} that read what nothing has set; {failures} failed"
+        f"{len(findings)} kernels compiled: {spilled} with spills; {too_large} beyond the shared memory; "
+        f"{wrong} that read what nothing has set; {failures} failed"
     )
 
 

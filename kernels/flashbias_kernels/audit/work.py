@@ -42,7 +42,7 @@ class Finding:
     @property
     def sound(self) -> bool:
         """Whether it gets what it needs, registers and shared memory, and was compiled rightly."""
-        return self.compiled.has_registers and self.compiled.fits and not self.compiled.unset
+        return not self.compiled.spilled and self.compiled.fits and not self.compiled.unset
 
     @property
     def per_score(self) -> dict[str, float]:
@@ -58,7 +58,6 @@ class Finding:
             "blocks": self.blocks._asdict(),
             **vars(self.compiled),
             "programs": self.compiled.programs,
-            "has_registers": self.compiled.has_registers,
             "fits": self.compiled.fits,
             "per_score": self.per_score,
         }
