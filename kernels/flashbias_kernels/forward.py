@@ -246,7 +246,7 @@ def forward_kernel(
         )  # fmt: skip
         total = tl.sum(sums, 1)
 
-    some = total > 0
+    some = total != 0  # NaN is passed on
     out = tl.where(some[:, None], acc / tl.where(some, total, 1.0)[:, None], 0.0)
     dims = tl.arange(0, BLOCK_DV)
     kept = (rows < M)[:, None] & (dims < DV)[None, :]

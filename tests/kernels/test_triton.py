@@ -73,6 +73,20 @@ def test_float32_factors_in_parts_keep_their_digits(size):
     assert ((found - left @ right.transpose(-1, -2)).abs() <= 2**-23 * bound).all()
 
 
+@pytest.mark.parametrize("where", ["query", "key", "value", "factor", "bias"])
+def test_nan_is_passed_on(where):
+    """To the rows that see it: a zero would hide that something went wrong before."""
+    q, k, v = (normal(2, 40, 16, seed=seed) for seed in range(3))
+    qf, kf, bias = normal(2, 40, 16, seed=3), normal(2, 40, 16, seed=4), normal(2, 40, 40, seed=5)
+    spoilt = {"query": q, "key": k, "value": v, "factor": kf, "bias": bias}[where]
+    spoilt[1, 7, 3] = float("nan")
+    factors = {"q_factor": qf, "k_factor": kf}
+    backends = ("triton", "reference")
+    found, right = (biased_attention(q, k, v, bias=bias, **factors, backend=name) for name in backends)
+    assert right.isnan().any() and not right.isnan().all()
+    assert torch.equal(found.isnan(), right.isnan())
+
+
 def test_the_output_lies_as_the_queries_do():
     """Heads inside, as projections leave them, or outside: what follows needs no copy."""
     k, v = (normal(2, 3, 9, 8, seed=seed) for seed in (1, 2))
