@@ -9,6 +9,7 @@ import subprocess
 import time
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
+from typing import Any
 
 from flashbias_fold import __version__
 from flashbias_fold.errors import FlashbiasError, SetupError
@@ -20,6 +21,7 @@ _GPU_PACKAGES = (
     "cuequivariance-ops-torch-cu12",
     "cuequivariance-ops-torch-cu13",
 )
+_ATTENTIONS = {"triton": "our Triton kernels", "sdpa": "torch's scaled-dot-product attention"}
 
 
 @dataclass(frozen=True)
@@ -139,12 +141,22 @@ def _kernels() -> Finding:
         mend = "FLASHBIAS_FOLD_SET=gpu make install"
     return Finding(
         "kernels",
-        f"on {device} in {dtype}: --bias dense runs torch's scaled-dot-product attention; --bias stock runs "
+        f"on {device} in {dtype}: --bias dense runs {_ATTENTIONS[_backend(device)]}; --bias stock runs "
         f"Protenix's '{kernels.attention}' triangle attention and '{kernels.multiplication}' multiplication "
         f"({kernels.reason})",
         ok=None if mend else True,
         mend=mend,
     )
+
+
+def _backend(device: Any) -> str:
+    """Which of our attentions a triangle attention with its exact bias gets there."""
+    import torch
+
+    from flashbias_kernels import choose_backend
+
+    rows = torch.empty(1, 64, 4, 64, 32, device=device)
+    return choose_backend(rows, rows, rows, bias=rows.new_empty(1, 1, 4, 64, 64)).backend
 
 
 def _layernorm() -> Finding:

@@ -19,7 +19,8 @@ FAILED = 1
 WRONG = 2
 INTERRUPTED = 130
 
-_STARTS_ANEW = {"bench"}  # the others do not do again what is done
+# How a command that was interrupted is continued; the others do not do again what is done.
+_AGAIN = {"bench": "", "calibrate": "; --resume continues after the last prediction that was learnt from"}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -42,7 +43,7 @@ def _run(arguments: Sequence[str]) -> int:
     except FlashbiasError as error:
         return _fail(f"error: {error}", WRONG, debug)
     except KeyboardInterrupt:
-        again = "" if command in _STARTS_ANEW else "; the same command continues where it stopped"
+        again = _AGAIN.get(command, "; the same command continues where it stopped")
         streams.complain(f"interrupted{again}")
         return INTERRUPTED
     except OSError as error:
@@ -106,6 +107,20 @@ def _doctor(options: argparse.Namespace) -> int:
     return 0 if all(finding.ok is not False for finding in findings) else 1
 
 
+def _calibrate(options: argparse.Namespace) -> int:
+    from flashbias_fold.calibrate import Settings, calibrate
+    from flashbias_fold.cli.render import render_calibration
+    from flashbias_fold.predict.progress import Reporter
+
+    given = {key: value for key, value in vars(options).items() if key not in ("command", "quiet", "debug")}
+    settings = Settings(**given)
+    with Reporter(quiet=options.quiet) as reporter:
+        result = calibrate(settings, reporter)
+    if not options.quiet:
+        render_calibration(result)
+    return result.exit_status
+
+
 def _bench(options: argparse.Namespace) -> int:
     return _BENCHMARKS[options.benchmark](options)
 
@@ -132,4 +147,10 @@ def _bench_kernels(options: argparse.Namespace) -> int:
 
 
 _BENCHMARKS = {"kernels": _bench_kernels}
-_COMMANDS = {"predict": _predict, "fetch": _fetch, "bench": _bench, "doctor": _doctor}
+_COMMANDS = {
+    "predict": _predict,
+    "fetch": _fetch,
+    "calibrate": _calibrate,
+    "bench": _bench,
+    "doctor": _doctor,
+}

@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 
 from flashbias_fold import __version__
 from flashbias_fold.bench.kernels import options as kernel_options
-from flashbias_fold.choices import CHOICES
+from flashbias_fold.choices import CHOICES, FACTOR_NETWORKS
 from flashbias_fold.cli.streams import say
 from flashbias_fold.errors import UsageError
 
@@ -22,6 +22,8 @@ examples:
   flashbias-fold fetch protenix_base_default_v1.0.0    get official weights, once
   flashbias-fold predict target.json --out preds/      predict every job of a Protenix JSON file
   flashbias-fold predict targets.fasta --out preds/    one job for each record, chains separated by ':'
+  flashbias-fold calibrate --inputs targets/ --out f.safetensors
+                                                       train factor networks for a model
   flashbias-fold bench kernels                         time triangle attention against its peers, here
 
 `flashbias-fold COMMAND --help` explains a command.
@@ -57,6 +59,30 @@ _FETCH_DESCRIPTION = """\
 Download the official weights of a model to where Protenix keeps them ($PROTENIX_ROOT_DIR, by default the
 home folder). An interrupted download is continued by the same command; the checksum is kept beside the
 file and verified when the weights are loaded.
+"""
+
+_CALIBRATE_DESCRIPTION = """\
+Train the networks that make factors of a model's pair biases, one for each triangle attention, on inputs
+like those that the model will be used for. Each input is predicted, exactly, several times; every layer's
+network learns from what comes to its layer on the way, and nothing of that is stored. One input in five is
+kept aside: on these the error of each layer's output is measured, for the networks and, to compare, for
+factors that are computed in the call.
+"""
+
+_CALIBRATE_EPILOG = """\
+networks:
+  sketch   a sketch of the bias and what a small network adds to it, made precise by weighted least
+           squares, trained on the error of the layer's output; one network serves all ranks up to its own
+  means    FlashBias's own: of the mean over each row and column, trained on the error of the bias
+
+output:
+  FILE.safetensors        networks, with the model's checksum and the errors: `predict` uses it in a plan
+  FILE.svg                error of each layer against rank
+  FILE.safetensors.part   while it runs: what is learnt so far, for --resume
+
+examples:
+  flashbias-fold calibrate --model demo --inputs data/examples --out factors.safetensors
+  flashbias-fold calibrate --inputs targets/ --rank 64 --passes 4 --out factors.safetensors --resume
 """
 
 _DOCTOR_DESCRIPTION = """\
@@ -127,6 +153,7 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=_Parser)
     _add_predict(commands)
     _add_fetch(commands)
+    _add_calibrate(commands)
     _add_bench(commands)
     _add_doctor(commands)
     return parser
@@ -244,6 +271,64 @@ def _add_fetch(commands: Any) -> None:
         metavar="NAME",
         help="a model of Protenix 2.0, such as protenix_base_default_v1.0.0, or 'components': Protenix's own "
         "chemical component files, which are used instead of the dictionary that ships with biotite",
+    )
+    _add_common(command)
+
+
+def _add_calibrate(commands: Any) -> None:
+    command = commands.add_parser(
+        "calibrate",
+        help="train factor networks for a model",
+        description=_CALIBRATE_DESCRIPTION,
+        epilog=_CALIBRATE_EPILOG,
+    )
+    command.add_argument(
+        "--inputs",
+        metavar="PATH",
+        type=_path,
+        required=True,
+        help="JSON or FASTA file, or a folder of them, as for predict",
+    )
+    command.add_argument(
+        "--out", metavar="FILE", type=_path, required=True, help="file for the networks, NAME.safetensors"
+    )
+    command.add_argument(
+        "--resume", action="store_true", help="go on with an interrupted calibration, with the same options"
+    )
+    model = command.add_argument_group("model")
+    model.add_argument("--model", metavar="NAME", default="auto", help="as for predict (default: auto)")
+    model.add_argument("--steps", metavar="N", type=_count, help="denoising steps (default: the model's own)")
+    model.add_argument(
+        "--cycles", metavar="N", type=_count, help="recycling cycles (default: the model's own)"
+    )
+    model.add_argument(
+        "--trust-checkpoint",
+        action="store_true",
+        help="load a checkpoint that holds more than tensors, which can run code",
+    )
+    training = command.add_argument_group("training")
+    training.add_argument(
+        "--network", choices=FACTOR_NETWORKS, default="sketch", help="which kind (default: sketch)"
+    )
+    training.add_argument(
+        "--rank", metavar="N", type=_count, default=32, help="the largest rank, 4 to 96 (default: 32)"
+    )
+    training.add_argument(
+        "--passes",
+        metavar="N",
+        type=_count,
+        default=8,
+        help="how many times each input is predicted, with another seed each time (default: 8)",
+    )
+    training.add_argument(
+        "--seed", metavar="N", type=_count, default=101, help="of everything (default: 101)"
+    )
+    running = command.add_argument_group("running")
+    running.add_argument(
+        "--device", choices=CHOICES["device"], default="auto", help="where to run (default: auto)"
+    )
+    running.add_argument(
+        "--dtype", choices=CHOICES["dtype"], help="precision on a GPU (default: bf16); a CPU computes in fp32"
     )
     _add_common(command)
 

@@ -17,6 +17,7 @@ from flashbias_fold.cli.streams import say
 
 if TYPE_CHECKING:
     from flashbias_fold.bench.kernels.run import NotRun, Result, Row
+    from flashbias_fold.calibrate import Result as Calibrated
     from flashbias_fold.doctor import Finding
     from flashbias_fold.predict import RunResult
 
@@ -25,7 +26,7 @@ _MOST_ROWS = 40  # a terminal's worth; the rest is in summary.csv
 _COLUMNS = ("job", "tokens", "seed", "pTM", "ipTM", "pLDDT", "seconds", "structure")
 _KERNEL_COLUMNS = ("pass", "tokens", "method", "median ms", "10-90 %", "ratio", "error")
 _GPU_COLUMNS = ("of floor", "MiB")
-_TEXTS = ("job", "structure", "pass", "method")
+_TEXTS = ("job", "structure", "pass", "method", "layer", "way")
 
 
 def render_result(result: RunResult) -> None:
@@ -85,6 +86,21 @@ def _show(content: RenderableType) -> None:
     with console.capture() as captured:
         console.print(content)
     say(captured.get(), end="")
+
+
+def render_calibration(result: Calibrated) -> None:
+    """The error of each layer at each rank, and where the files are."""
+    columns = ("layer", "way", *(f"R={rank}" for rank in result.ranks))
+    rows = [
+        (layer, way, *(f"{by_rank[rank]['mean']:.3f}" for rank in result.ranks))
+        for layer, by_way in result.file.errors.items()
+        for way, by_rank in by_way.items()
+    ]
+    if sys.stdout.isatty():
+        _show(_box("mean error of each layer's output, on inputs kept aside", columns, rows))
+    else:
+        say(_lines(columns, rows))
+    say(f"networks in {result.out}, their errors in {result.out.with_suffix('.svg')}")
 
 
 def render_findings(findings: list[Finding], *, as_json: bool, quiet: bool) -> None:

@@ -15,13 +15,13 @@ class Factors:
         q: ``(..., H, queries, R)``.
         k: ``(..., H, keys, R)``.
         error: ``(..., H)``: root of the mean square of what the product lacks, in the unit of the scores; on
-            the device. Infinite where a bias cannot be factored.
+            the device. Infinite where a bias cannot be factored; nothing where it is not known.
         ranks: int32 ``(H,)``, how many channels each head needs; nothing for all.
     """
 
     q: Tensor
     k: Tensor
-    error: Tensor
+    error: Tensor | None = None
     ranks: Tensor | None = None
 
     @property

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from flashbias_fold.factorize.factors import Factors
+from flashbias_fold.factorize.precision import all_digits
 
 # More columns than the rank asks for: the best of a larger space are nearer to the best of all.
 OVERSAMPLING = 16
@@ -56,7 +57,7 @@ def decompose(
             the bias's norm (around its rows' means); for a bias without leading dimensions.
         dtype: Of the factors; the bias's own by default.
     """
-    with torch.autocast(bias.device.type, enabled=False):
+    with all_digits(bias.device):
         matrix = _centred(bias, key_mask)
         left, right = _projection(matrix.values, rank, start)
         found = _factors(bias, matrix, left, right, rank, dtype or bias.dtype)
@@ -111,7 +112,7 @@ def _projection(matrix: Tensor, rank: int, start: Tensor | None) -> tuple[Tensor
     if start is not None:
         left = _orthonormal(matrix @ start.to(matrix.dtype))
         return _by_norm(left, matrix.transpose(-1, -2) @ left)
-    left = _orthonormal(matrix @ _random_columns(matrix.shape[-1], width, matrix.device))
+    left = _orthonormal(matrix @ random_columns(matrix.shape[-1], width, matrix.device))
     for _ in range(LOOKS - 1):
         left = _orthonormal(matrix @ _orthonormal(matrix.transpose(-1, -2) @ left))
     right = matrix.transpose(-1, -2) @ left
@@ -168,7 +169,7 @@ def _orthonormal(columns: Tensor) -> Tensor:
 
 
 @lru_cache(maxsize=8)
-def _random_columns(length: int, width: int, device: torch.device) -> Tensor:
-    """The same each time, so that runs repeat; kept, so that no generator has to be set up again."""
+def random_columns(length: int, width: int, device: torch.device) -> Tensor:
+    """Of normal numbers, the same each time, so that runs repeat; kept, so that none is drawn again."""
     generator = torch.Generator().manual_seed(_SEED)
     return torch.randn(length, width, generator=generator).to(device)

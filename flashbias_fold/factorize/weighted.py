@@ -4,6 +4,9 @@ The best product by norm spends its channels on pairs whose softmax weight is no
 pair weighs, on average over the rows that share the bias, the best product by that measure has no closed
 form; but given one side, each place of the other is a small least-squares problem of its own. Taking turns
 from the best by norm, one turn of each side gains nearly all there is.
+
+What a pair weighs is known well enough from the bias alone: rows differ in their own scores, and over all of
+them these smooth what softmax makes of the bias. Weights from rows that were attended gain nothing more.
 """
 
 from __future__ import annotations
@@ -12,44 +15,75 @@ import torch
 from torch import Tensor
 
 from flashbias_fold.factorize.factors import Factors
+from flashbias_fold.factorize.precision import all_digits
 
-# What a pair weighs at least, against the mean: the rows that were looked at are not all there are.
+# What a pair weighs at least, against the mean.
 FLOOR = 0.05
+# How much of the bias the rows' own scores leave to see, on average.
+SHARE = 0.75
 # Channels that hardly any weight determines stay small.
 _RIDGE = 1e-4
 
 
-def refit(bias: Tensor, weights: Tensor, factors: Factors) -> Factors:
-    """Factors of the same rank that are nearer where the weights are.
+def importance(
+    bias: Tensor,
+    key_mask: Tensor | None = None,
+    *,
+    share: float | Tensor = SHARE,
+    of_keys: float | Tensor = 0.0,
+    floor: float | Tensor = FLOOR,
+) -> Tensor:
+    """How much attention looks at each pair, as far as the bias tells; for a query that adds up to 1 + floor.
+
+    Args:
+        bias: ``(..., H, queries, keys)``.
+        key_mask: Boolean, broadcastable to ``(..., keys)`` without the heads: keys that count.
+        share: What the bias is multiplied by.
+        of_keys: What is added to it, ``(..., H, 1, keys)``.
+        floor: What the keys of a query have in common, all together.
+    """
+    scores = bias.float() * share + of_keys
+    if key_mask is None:
+        return scores.softmax(-1) + floor / bias.shape[-1]
+    counted = key_mask[..., None, None, :]
+    weights = scores.masked_fill(~counted, float("-inf")).softmax(-1).nan_to_num(0.0)
+    return weights + counted * floor / counted.sum(-1, keepdim=True).clamp(min=1)
+
+
+def refit(bias: Tensor, factors: Factors, key_mask: Tensor | None = None) -> Factors:
+    """Factors of the same rank that are nearer where attention looks.
 
     Args:
         bias: ``(..., H, queries, keys)``, finite.
-        weights: As large as the bias, not negative: zero for keys that do not count.
-        factors: Where to start, as `decompose` gives them.
+        factors: Where to start, as `decompose` gives them, or those of nearly the same bias.
+        key_mask: Boolean, broadcastable to ``(..., keys)`` without the heads: keys that count.
     """
-    with torch.autocast(bias.device.type, enabled=False):
-        values, weights = bias.float(), _with_floor(weights.float())
-        k = _unit(factors.k.float())
-        ones = torch.ones_like(k[..., :1])
-        solved = _solve(values, weights, torch.cat([ones, k], -1))
-        constant, q = solved[..., :1], solved[..., 1:]
-        size = _size(q)
-        q = q / size
-        k = _solve((values - constant).transpose(-1, -2), weights.transpose(-1, -2), q)
+    with all_digits(bias.device):
+        values, weights = bias.float(), importance(bias, key_mask)
+        q, k, constant = turn(values, weights, factors.k.float())
         rest = values - constant - q @ k.transpose(-1, -2)
         total = weights.sum((-1, -2)).clamp(min=1e-30)
         error = ((weights * rest.square()).sum((-1, -2)) / total).sqrt()
-        root = _size(k).sqrt()
-        q, k = q * root, k / root
-    error = torch.maximum(error, torch.where(factors.error.isinf(), factors.error, 0.0))
+    if factors.error is not None:
+        error = torch.maximum(error, torch.where(factors.error.isinf(), factors.error, 0.0))
     return Factors(q.to(factors.q.dtype), k.to(factors.k.dtype), error, factors.ranks)
 
 
-def _with_floor(weights: Tensor) -> Tensor:
-    """Each row's weights add up to one before, and some more after; what weighs nothing does not then."""
-    weights = weights / weights.sum(-1, keepdim=True).clamp(min=1e-30)
-    counted = (weights.sum(-2, keepdim=True) > 0).to(weights.dtype)
-    return weights + FLOOR * counted / counted.sum(-1, keepdim=True).clamp(min=1)
+def turn(values: Tensor, weights: Tensor, k: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The queries' side for a side of the keys, and then the keys' side again; and each query's constant."""
+    k = unit(k)
+    solved = _solve(values, weights, torch.cat([torch.ones_like(k[..., :1]), k], -1))
+    constant, q = solved[..., :1], solved[..., 1:]
+    q = unit(q)
+    k = _solve((values - constant).transpose(-1, -2), weights.transpose(-1, -2), q)
+    # Both sides of about the same size, for dtypes that end early.
+    root = _size(k).sqrt()
+    return q * root, k / root, constant
+
+
+def unit(columns: Tensor) -> Tensor:
+    """Channels with a mean square of 1."""
+    return columns / _size(columns)
 
 
 def _solve(values: Tensor, weights: Tensor, channels: Tensor) -> Tensor:
@@ -66,7 +100,3 @@ def _solve(values: Tensor, weights: Tensor, channels: Tensor) -> Tensor:
 def _size(columns: Tensor) -> Tensor:
     """Root of the mean square of each channel."""
     return columns.square().mean(-2, keepdim=True).sqrt().clamp(min=1e-20)
-
-
-def _unit(columns: Tensor) -> Tensor:
-    return columns / _size(columns)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
+import hashlib
+from collections.abc import Collection
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -12,8 +15,9 @@ import yaml
 from flashbias_fold.errors import UsageError
 
 # What is in a rule of a plan's file, and what it may be.
-_WAYS = ("lowrank", "dense", "stock")
-_FIELDS = ("layers", "way", "rank", "tolerance")
+_WAYS = ("neural", "lowrank", "dense", "stock")
+_FIELDS = ("layers", "way", "rank", "tolerance", "factors")
+_FIELDS_OF_FACTORS = {"neural": ("rank", "tolerance", "factors"), "lowrank": ("rank", "tolerance")}
 _LARGEST_RANK = 128
 
 
@@ -23,17 +27,20 @@ class Rule:
 
     Attributes:
         layers: A pattern of names, `*` standing for anything.
-        way: `lowrank`, factors computed from the bias in the very call; `dense`, the exact bias; `none`,
-            without it; `stock`, the model's own code, untouched.
+        way: `neural`, factors by networks that `flashbias-fold calibrate` trained; `lowrank`, factors
+            computed from the bias in the very call; `dense`, the exact bias; `none`, without it; `stock`, the
+            model's own code, untouched.
         rank: Channels of the factors.
         tolerance: The largest relative error of a layer's output that is let pass; beyond it the exact bias
             is used in the same call.
+        factors: The file of the networks.
     """
 
     layers: str
     way: str
     rank: int | None = None
     tolerance: float | None = None
+    factors: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -43,10 +50,12 @@ class Plan:
     Attributes:
         name: Where it comes from: the value of `--bias`, or a file.
         rules: The first that fits a layer's name decides; where none does, the exact bias is used.
+        digest: What tells it from others, and its networks from others; nothing for one of `--bias` alone.
     """
 
     name: str
     rules: tuple[Rule, ...]
+    digest: str | None = None
 
     @classmethod
     def for_bias(cls, bias: str) -> Plan:
@@ -54,7 +63,8 @@ class Plan:
 
         `flashbias` without a plan runs the exact bias: nobody has said which error is small enough.
         """
-        return cls(name=bias, rules=(Rule("*", "dense" if bias == "flashbias" else bias),))
+        rules = (Rule("*", "dense" if bias == "flashbias" else bias),)
+        return cls(name=bias, rules=rules if bias != "none" else (*rules, Rule("*", "stock")))
 
     @classmethod
     def load(cls, path: Path) -> Plan:
@@ -64,28 +74,43 @@ class Plan:
             UsageError: It is not a plan, and why.
         """
         try:
-            content = yaml.safe_load(path.read_text(encoding="utf-8"))
+            text = path.read_bytes()
+            content = yaml.safe_load(text.decode())
         except OSError as error:
             raise UsageError(f"--plan: {path}: {error.strerror}") from error
         except (yaml.YAMLError, UnicodeDecodeError) as error:
             raise UsageError(f"--plan: {path} is no YAML file: {error}") from error
         if not isinstance(content, list) or not content:
             raise UsageError(f"--plan: {path}: expected a list of rules")
-        rules = (_rule(item, f"{path}: rule {number}") for number, item in enumerate(content, 1))
-        return cls(name=str(path), rules=tuple(rules))
+        rules = tuple(
+            _rule(item, f"{path}: rule {number}", path.parent) for number, item in enumerate(content, 1)
+        )
+        found = cls(str(path), rules)
+        digests = [hashlib.sha256(text).hexdigest(), *map(_digest, found.factor_files())]
+        return dataclasses.replace(found, digest=" ".join(digests))
 
-    def rule(self, layer: str) -> Rule:
-        """For the layer of a name."""
-        return next((rule for rule in self.rules if fnmatchcase(layer, rule.layers)), Rule("*", "dense"))
+    def factor_files(self) -> list[Path]:
+        """The files of networks that rules name, each once."""
+        return list(dict.fromkeys(rule.factors for rule in self.rules if rule.factors is not None))
+
+    def rule(self, layer: str, ways: Collection[str] | None = None) -> Rule:
+        """For the layer of a name; rules with a way that is not among the layer's `ways` pass it by."""
+        fitting = (rule for rule in self.rules if ways is None or rule.way in ways)
+        return next((rule for rule in fitting if fnmatchcase(layer, rule.layers)), Rule("*", "dense"))
 
     def as_list(self) -> list[dict[str, Any]]:
         """The rules, as a file has them."""
         return [
-            {name: value for name, value in vars(rule).items() if value is not None} for rule in self.rules
+            {
+                name: str(value) if isinstance(value, Path) else value
+                for name, value in vars(rule).items()
+                if value is not None
+            }
+            for rule in self.rules
         ]
 
 
-def _rule(item: Any, where: str) -> Rule:
+def _rule(item: Any, where: str, folder: Path) -> Rule:
     if not isinstance(item, dict):
         raise UsageError(f"--plan: {where}: expected fields ({', '.join(_FIELDS)}), got {item!r}")
     for field in item:
@@ -96,12 +121,33 @@ def _rule(item: Any, where: str) -> Rule:
         raise UsageError(f"--plan: {where}: layers: expected a pattern of names, got {layers!r}")
     if way not in _WAYS:
         raise UsageError(f"--plan: {where}: way: expected one of {', '.join(_WAYS)}, got {way!r}")
-    if way != "lowrank":
-        for field in ("rank", "tolerance"):
-            if field in item:
-                raise UsageError(f"--plan: {where}: {field} is for lowrank, not for {way}")
+    own = _FIELDS_OF_FACTORS.get(way, ())
+    for field in item:
+        if field not in ("layers", "way", *own):
+            raise UsageError(f"--plan: {where}: {field} is not for {way}")
+    if not own:
         return Rule(layers, way)
-    return Rule(layers, way, _rank(item.get("rank"), where), _tolerance(item.get("tolerance"), where))
+    factors = _factors(item.get("factors"), where, folder) if "factors" in own else None
+    return Rule(
+        layers, way, _rank(item.get("rank"), where), _tolerance(item.get("tolerance"), where), factors
+    )
+
+
+def _factors(value: Any, where: str, folder: Path) -> Path:
+    """A path is taken from the plan's own folder."""
+    if not isinstance(value, str) or not value:
+        raise UsageError(
+            f"--plan: {where}: factors: expected the file that `flashbias-fold calibrate` made, got {value!r}"
+        )
+    path = folder / value
+    if not path.is_file():
+        raise UsageError(f"--plan: {where}: factors: there is no file {path}")
+    return path
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _rank(value: Any, where: str) -> int:

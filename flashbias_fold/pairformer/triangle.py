@@ -7,16 +7,14 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from flashbias_fold.factorize import Factors, decompose, refit
+from flashbias_fold.factorize import FactorNetwork, Factors, decompose, refit
+from flashbias_fold.pairformer.layout import heads_first
 from flashbias_fold.pairformer.plan import Rule
 from flashbias_kernels import biased_attention, layer_norm
 
 _NEIGHBOURS = 16
-# Rows of the pair representation that are attended exactly: to learn which pairs count, and, others, to
-# measure the error. Few, since every call pays for them.
-_LEARNT_FROM = 8
+# Rows of the pair representation that are attended exactly, to measure the error. Every call pays for them.
 _MEASURED_ON = 8
-_MOST_SCORES = 2**26  # at a time, of those rows
 
 
 class _Projected(NamedTuple):
@@ -39,8 +37,9 @@ class TriangleAttention(nn.Module):
     Args:
         stock: A module with the attributes of AlphaFold's triangle attention: `layer_norm`, `linear`
             (pair -> one bias a head), `mha` with its five projections, `no_heads` and `starting`.
-        rule: How it is computed: `dense` adds the exact bias, `none` leaves it out, `lowrank` adds factors
-            of it, as long as they are good enough.
+        rule: How it is computed: `dense` adds the exact bias, `none` leaves it out, `lowrank` and `neural`
+            add factors of it, as long as they are good enough.
+        network: What makes the factors for `neural`.
     """
 
     # What a module of PyTorch is, its types cannot tell.
@@ -48,7 +47,7 @@ class TriangleAttention(nn.Module):
     linear: Any
     mha: Any
 
-    def __init__(self, stock: Any, rule: Rule) -> None:
+    def __init__(self, stock: Any, rule: Rule, network: FactorNetwork | None = None) -> None:
         super().__init__()
         self.layer_norm = stock.layer_norm
         self.linear = stock.linear
@@ -56,11 +55,23 @@ class TriangleAttention(nn.Module):
         self.no_heads = stock.no_heads
         self.starting = stock.starting
         self.rule = rule
+        # In a list, so that the model does not count its weights among its own.
+        self._networks = [] if network is None else [network.to(stock.linear.weight.device)]
+        self._tokens: Tensor | None = None
         self.begin()
+
+    @property
+    def network(self) -> FactorNetwork | None:
+        """What makes the factors, if a network does."""
+        return self._networks[0] if self._networks else None
+
+    def take_tokens(self, tokens: Tensor) -> None:
+        """What the model knows of each place, before it looks at pairs; for the network."""
+        self._tokens = tokens
 
     def begin(self) -> None:
         """Forget the last prediction: results depend on nothing before them, and reports are of one."""
-        self._basis: Tensor | None = None
+        self._last: Factors | None = None
         self._error = 0.0
         self._calls = self._fallbacks = 0
 
@@ -76,18 +87,25 @@ class TriangleAttention(nn.Module):
 
         `triangle_attention` names the stock kernel and has no meaning here.
         """
-        if not self.starting:
-            x = x.transpose(-2, -3)
-            mask = None if mask is None else mask.transpose(-1, -2)
-        x = self._normalised(x)
-        # AlphaFold's mask is 1 where a pair counts and 0 where it is padding.
-        key_mask = None if mask is None else mask > 0.5
+        x, key_mask = self.rows_of(x, mask)
         if chunk_size is None or chunk_size >= x.shape[-3]:
             projected = self._project(x, with_bias=self.rule.way != "none")
             out = self._attend(projected, self._bias(projected.bias, x, key_mask), key_mask)
         else:
             out = self._in_chunks(x, key_mask, chunk_size, torch.empty_like(x) if not inplace_safe else x)
         return out if self.starting else out.transpose(-2, -3)
+
+    def rows_of(self, x: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """The pair representation as it is attended to, normalised, and which pairs count."""
+        if not self.starting:
+            x = x.transpose(-2, -3)
+            mask = None if mask is None else mask.transpose(-1, -2)
+        # AlphaFold's mask is 1 where a pair counts and 0 where it is padding.
+        return self._normalised(x), None if mask is None else mask > 0.5
+
+    def exact_bias(self, x: Tensor) -> Tensor:
+        """(..., H, J, J), of a normalised pair representation."""
+        return heads_first(self.linear(x))
 
     def _normalised(self, x: Tensor) -> Tensor:
         """As the stock layer does it on a CPU; on a GPU in the dtype that the projections want."""
@@ -121,64 +139,41 @@ class TriangleAttention(nn.Module):
         """What `biased_attention` is given of it, every row the same: (..., 1, H, J, J), or factors."""
         if projected is None:
             return {}
-        exact = _heads_first(projected)
-        if self.rule.way == "lowrank" and exact.shape[-1] > 1:
+        exact = heads_first(projected)
+        if self.rule.rank is not None and exact.shape[-1] > 1:
             return self._factors_or(exact, x, key_mask)
-        return {"bias": exact.unsqueeze(-4)}
+        return _shared(bias=exact)
 
     def _factors_or(self, exact: Tensor, x: Tensor, key_mask: Tensor | None) -> dict[str, Any]:
         """Factors of the exact bias, or itself where what they make of some rows is too far off."""
         assert self.rule.rank is not None and self.rule.tolerance is not None
-        whole = {"bias": exact.unsqueeze(-4)}
-        learn, measure = _sample(x.shape[-3], x.device, key_mask)
-        factors = self._factors(exact, x[..., learn, :, :], _rows(key_mask, learn), key_mask)
-        given = {"q_factor": factors.q.unsqueeze(-4), "k_factor": factors.k.unsqueeze(-4)}
-        error = self._error_of(given, whole, x[..., measure, :, :], _rows(key_mask, measure))
-        # One number from the device: the rows that follow wait for the decision anyway.
-        worst = float(torch.where(factors.error.isfinite().all(), error, torch.inf))
+        factors = factors_of(exact, x, key_mask, self.rule.rank, self.network, self._tokens, self._last)
+        rows = sample(x.shape[-3], _MEASURED_ON, x.device, key_mask)
+        error = self.error_of(factors, exact, x, key_mask, rows)
+        if factors.error is not None:
+            error = torch.where(factors.error.isfinite().all(), error, torch.inf)
+        worst = float(error)  # one number from the device: the rows that follow wait for the decision anyway
         self._calls += 1
         if not worst <= self.rule.tolerance:  # NaN is not
             self._fallbacks += 1
-            return whole
+            self._last = None
+            return _shared(bias=exact)
         self._error = max(self._error, worst)
-        return given
+        self._last = factors
+        return _shared(q_factor=factors.q, k_factor=factors.k)
 
-    def _factors(self, bias: Tensor, x: Tensor, x_mask: Tensor | None, key_mask: Tensor | None) -> Factors:
-        """Nearest where the rows `x` look."""
-        assert self.rule.rank is not None
-        weights, counted = self._weights(x, bias, x_mask), None
-        if key_mask is not None:  # what stands at padding must not take channels
-            counted = key_mask.any(-2)
-            padding = ~counted[..., None, :, None]
-            bias, weights = bias.masked_fill(padding, 0.0), weights.masked_fill_(padding, 0.0)
-        last = self._basis  # of the cycle before, if this is another look at the same pairs
-        fits = last is not None and last.shape[:-1] == (*bias.shape[:-2], bias.shape[-1])
-        found = decompose(bias, self.rule.rank, key_mask=counted, start=last if fits else None)
-        self._basis = found.basis
-        return refit(bias, weights, found.factors)
-
-    def _error_of(
-        self, given: dict[str, Any], exact: dict[str, Any], x: Tensor, x_mask: Tensor | None
+    def error_of(
+        self, factors: Factors, exact: Tensor, x: Tensor, key_mask: Tensor | None, rows: Tensor
     ) -> Tensor:
-        """Of what the rows `x` become, relative to what they become with the exact bias."""
-        rows = self._project(x)
-        found, right = (self._attend(rows, bias, x_mask).float() for bias in (given, exact))
-        if x_mask is not None:
-            found, right = found * x_mask[..., None], right * x_mask[..., None]
+        """Of what some rows of `x` become by factors, relative to what they become with the exact bias."""
+        projected = self._project(x[..., rows, :, :])
+        if key_mask is not None:
+            key_mask = key_mask[..., rows, :]
+        given = (_shared(q_factor=factors.q, k_factor=factors.k), _shared(bias=exact))
+        found, right = (self._attend(projected, bias, key_mask).float() for bias in given)
+        if key_mask is not None:
+            found, right = found * key_mask[..., None], right * key_mask[..., None]
         return (found - right).norm() / right.norm().clamp(min=torch.finfo(torch.float32).tiny)
-
-    def _weights(self, x: Tensor, bias: Tensor, key_mask: Tensor | None) -> Tensor:
-        """How much the rows look at each pair, all together: (..., H, J, J)."""
-        rows, total = self._project(x), torch.zeros(bias.shape, dtype=torch.float32, device=bias.device)
-        step = max(1, _MOST_SCORES // bias.numel())
-        for start in range(0, x.shape[-3], step):
-            part = slice(start, start + step)
-            q, k = rows.q[..., part, :, :, :].float(), rows.k[..., part, :, :, :].float()
-            scores = q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5 + bias.unsqueeze(-4)
-            if key_mask is not None:
-                scores = scores.masked_fill(~key_mask[..., part, None, None, :], float("-inf"))
-            total += scores.softmax(-1).nan_to_num_(0.0).sum(-4)
-        return total
 
     def _attend(self, rows: _Projected, bias: dict[str, Any], key_mask: Tensor | None) -> Tensor:
         attended = biased_attention(rows.q, rows.k, rows.v, key_mask=key_mask, gate=rows.gate, **bias)
@@ -204,19 +199,50 @@ class TriangleAttention(nn.Module):
         }
 
 
-def _sample(rows: int, device: torch.device, key_mask: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Rows to learn from and rows to measure on: evenly spaced, and apart where there are enough.
+def factors_of(
+    exact: Tensor,
+    x: Tensor,
+    key_mask: Tensor | None,
+    rank: int,
+    network: FactorNetwork | None = None,
+    tokens: Tensor | None = None,
+    last: Factors | None = None,
+) -> Factors:
+    """Factors of a bias (..., H, J, J): by a network, or computed.
 
-    Rows without a key, which are padding, come into it only where there is no other.
+    Args:
+        exact: The bias.
+        x: The normalised pair representation that it comes from.
+        key_mask: Which pairs count.
+        rank: How many channels.
+        network: What makes them; they are computed where there is none.
+        tokens: What networks are told of each place.
+        last: Those of the cycle before, which are near already if they are of the same pairs.
     """
-    share = torch.linspace(0, 1, _LEARNT_FROM + _MEASURED_ON, device=device)
+    counted = None if key_mask is None else key_mask.any(-2)
+    if network is not None:
+        assert tokens is not None
+        return network(x, exact, tokens, rank, counted)
+    if counted is not None:  # what stands at padding must not take channels
+        exact = exact.masked_fill(~counted[..., None, :, None], 0.0)
+    if last is None or last.k.shape[:-1] != exact.shape[:-1]:
+        last = decompose(exact, rank, key_mask=counted).factors
+    return refit(exact, last, counted)
+
+
+def sample(rows: int, most: int, device: torch.device, key_mask: Tensor | None) -> Tensor:
+    """Rows to measure on, evenly spaced; without a key, which is padding, only where there is no other."""
+    share = torch.linspace(0, 1, most, device=device)
     if key_mask is None:
-        places = (share * (rows - 1)).round().long()
-    else:
-        padding = ~key_mask.any(-1).reshape(-1, rows).any(0)
-        last = (rows - padding.sum() - 1).clamp(min=0)
-        places = padding.to(torch.int8).argsort(stable=True)[(share * last).round().long()]
-    return places[::2], places[1::2]
+        return (share * (rows - 1)).round().long()
+    padding = ~key_mask.any(-1).reshape(-1, rows).any(0)
+    last = (rows - padding.sum() - 1).clamp(min=0)
+    return padding.to(torch.int8).argsort(stable=True)[(share * last).round().long()]
+
+
+def _shared(**tensors: Tensor) -> dict[str, Any]:
+    """The same for every row of the pair representation."""
+    return {name: tensor.unsqueeze(-4) for name, tensor in tensors.items()}
 
 
 def _together(x: Tensor, linears: list[Any]) -> list[Tensor]:
@@ -233,19 +259,3 @@ def _together(x: Tensor, linears: list[Any]) -> list[Tensor]:
     if x.dtype == torch.bfloat16:  # with or without autocast
         whole = whole.to(x.dtype)
     return list(nn.functional.linear(x, whole).split([*map(len, weights), len(room)], -1)[:-1])
-
-
-def _rows(key_mask: Tensor | None, rows: Tensor) -> Tensor | None:
-    return None if key_mask is None else key_mask[..., rows, :]
-
-
-def _heads_first(bias: Tensor) -> Tensor:
-    """(..., J, J, H) -> (..., H, J, J), in memory too: all rows of the pair representation read it.
-
-    Rows are as far apart as lets a GPU load 16 neighbours at once, whatever J is.
-    """
-    heads = bias.movedim(-1, -3)
-    length = heads.shape[-1]
-    room = heads.new_empty(*heads.shape[:-1], -(-length // _NEIGHBOURS) * _NEIGHBOURS)
-    room[..., :length] = heads
-    return room[..., :length]

@@ -148,7 +148,7 @@ class _Run:
         if not set(_seeds(self.settings, job)) <= {sample.get("seed") for sample in report["samples"]}:
             return False
         try:
-            wanted = identity(self.settings, self.weights, job.document)
+            wanted = identity(self.settings, self.plan.digest, self.weights, job.document)
         except OSError:  # a file that the input names has gone since it was read; `do` says so
             return False
         difference = _difference(report["settings"], wanted)
@@ -208,7 +208,7 @@ class _Run:
         )
 
     def predict_job(self, job: Job, folder: JobFolder) -> dict[str, Any]:
-        wanted = identity(self.settings, self.weights, job.document)
+        wanted = identity(self.settings, self.plan.digest, self.weights, job.document)
         folder.path.mkdir(parents=True, exist_ok=True)  # now, not after hours of prediction
         if self.settings.overwrite:
             folder.clear()
@@ -311,7 +311,7 @@ class _Run:
                     "demo_model": self.model.is_demo,
                     "checkpoint": str(self.model.checkpoint),
                 },
-                "plan": dataclasses.asdict(self.plan),
+                "plan": {"name": self.plan.name, "rules": self.plan.as_list()},
                 "components": self.components.describe(),
                 "jobs": {job.name: self.result.jobs.get(job.name, "pending") for job in self.inputs.jobs},
                 "rejected": rejected,
@@ -324,21 +324,14 @@ class _Run:
 
 def _decided(settings: Settings, model: Model) -> tuple[Settings, Any]:
     """Fill in what the user left open, so that reports name what was really used."""
-    import torch
-
-    from flashbias_fold.protenix_adapter.kernels import usable_dtype
+    from flashbias_fold.protenix_adapter.kernels import chosen_device, usable_dtype
 
     defaults = run_defaults()
     config = build_config(model)
-    name = settings.device
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    if name == "cuda" and not torch.cuda.is_available():
-        raise SetupError("--device cuda: torch sees no CUDA device here (flashbias-fold doctor says why)")
-    device = torch.device(name)
+    device = chosen_device(settings.device)
     filled = settings.filled(
         model=model.name,
-        device=name,
+        device=device.type,
         dtype=usable_dtype(device, settings.dtype or "bf16"),
         samples=settings.samples or int(defaults.samples),
         steps=settings.steps or int(config.sample_diffusion.N_step),

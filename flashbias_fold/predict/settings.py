@@ -97,10 +97,16 @@ def run_defaults() -> ConfigDict:
     return ConfigDict(yaml.safe_load(resource("configs", "run.yaml").read_text()))
 
 
-def identity(settings: Settings, weights: str, document: dict[str, Any]) -> dict[str, Any]:
-    """What results depend on besides the seed: two results with the same identity are the same."""
-    chosen = {key: getattr(settings, key) for key in _IDENTITY}
-    chosen["plan"] = None if settings.plan is None else _digest(settings.plan)
+def identity(settings: Settings, plan: str | None, weights: str, document: dict[str, Any]) -> dict[str, Any]:
+    """What results depend on besides the seed: two results with the same identity are the same.
+
+    Args:
+        settings: What was asked for.
+        plan: The plan's digest.
+        weights: What tells the model's weights from others.
+        document: The job.
+    """
+    chosen = {**{key: getattr(settings, key) for key in _IDENTITY}, "plan": plan}
     digest = hashlib.sha256(_canonical(document).encode()).hexdigest()
     return {**chosen, "weights": weights, "input_sha256": digest}
 

@@ -20,6 +20,7 @@ from flashbias_fold.protenix_adapter.features import Features, featurize, seed_e
 from flashbias_fold.protenix_adapter.kernels import stock_kernels, usable_dtype
 from flashbias_fold.protenix_adapter.memory import CHUNK_LADDER, DeviceMemory, chunk_rows
 from flashbias_fold.protenix_adapter.models import Model, build_config
+from flashbias_fold.protenix_adapter.networks import networks_of
 
 
 class Observer(Protocol):
@@ -111,7 +112,7 @@ class Engine:
         self.config.triangle_attention = self.kernels.attention
         self.config.triangle_multiplicative = self.kernels.multiplication
         self.network = self._build(trust_checkpoint)
-        self.swap = swap.apply(self.network, plan)
+        self.swap = swap.apply(self.network, plan, networks_of(plan, model))
         self._chunks = self.config.infer_setting.to_dict()
         self._own_chunk: int | None = None
 

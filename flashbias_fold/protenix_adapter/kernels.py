@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 import torch
 
+from flashbias_fold.errors import SetupError
+
 # Below this compute capability there is no arithmetic in bf16 and Protenix falls back to plain kernels.
 _BF16_CAPABILITY = 8
 
@@ -38,6 +40,19 @@ def stock_kernels(device: torch.device) -> StockKernels:
     if importlib.util.find_spec("cuequivariance_ops_torch") is None:
         return StockKernels("torch", "torch", "cuequivariance_ops_torch is not installed")
     return StockKernels("cuequivariance", "cuequivariance", "Protenix's default")
+
+
+def chosen_device(name: str) -> torch.device:
+    """The device called `cpu` or `cuda`; for `auto` a GPU where there is one.
+
+    Raises:
+        SetupError: There is no GPU.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda" and not torch.cuda.is_available():
+        raise SetupError("--device cuda: torch sees no CUDA device here (flashbias-fold doctor says why)")
+    return torch.device(name)
 
 
 def usable_dtype(device: torch.device, asked: str) -> str:

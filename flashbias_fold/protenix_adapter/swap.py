@@ -2,12 +2,36 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Protocol
 
 from torch import nn
 
 from flashbias_fold.errors import UsageError
-from flashbias_fold.pairformer import Plan, TriangleAttention
+from flashbias_fold.pairformer import Keep, PairBiasAttention, PairformerBlock, Plan, TriangleAttention
+from flashbias_fold.protenix_adapter.denoising import Denoising
+from flashbias_fold.protenix_adapter.networks import Find, no_networks
+from flashbias_fold.protenix_adapter.watch import on_tokens
+
+# `none` is not among them: the ablation is one of triangle attention.
+_WAYS_OF_PAIR_BIAS = ("lowrank", "dense", "stock")
+_DIFFUSION = "diffusion_module.diffusion_transformer."
+
+
+class Replacement(Protocol):
+    """What a layer offers that takes the place of one of the model's attentions."""
+
+    def begin(self) -> None:
+        """A prediction begins: what is known of the last one is forgotten."""
+
+    def report(self) -> dict[str, Any]:
+        """What ran since then: `way`, `rank`, `certified_error` and `fallbacks`."""
+
+
+class Hook(Protocol):
+    """What watches the model for the layers."""
+
+    def remove(self) -> None:
+        """Stop."""
 
 
 class Swap:
@@ -17,55 +41,103 @@ class Swap:
         self.plan = plan
         self._model = model
         self._stock: dict[str, nn.Module] = {}
+        self._layers: dict[str, Replacement] = {}
+        self._hooks: list[Hook] = []
 
     def put(self, name: str, layer: nn.Module) -> None:
-        """Put `layer` where the layer called `name` is."""
+        """Put `layer` where the module called `name` is."""
         self._stock[name] = self._model.get_submodule(name)
         _set_submodule(self._model, name, layer)
 
+    def put_attention(self, name: str, layer: TriangleAttention | PairBiasAttention) -> None:
+        """Put an attention where the one called `name` is, and report of it."""
+        self.put(name, layer)
+        self._layers[name] = layer
+
+    def put_triangle(self, name: str, layer: TriangleAttention) -> None:
+        """The same, and tell its network what the model knows of each place."""
+        self.put_attention(name, layer)
+        if layer.network is not None:
+            self.watch(on_tokens(self._model, layer.take_tokens))
+
+    def watch(self, hook: Hook) -> None:
+        """Take a hook off, too, when the stock layers are put back."""
+        self._hooks.append(hook)
+
     def report(self) -> list[dict[str, Any]]:
-        """One entry for each replaced layer, as `report.json` has them."""
-        layers = []
-        for name in self._stock:
-            layer = self._model.get_submodule(name)
-            assert isinstance(layer, TriangleAttention)
-            layers.append({"name": name, **layer.report()})
-        return layers
+        """One entry for each replaced attention, as `report.json` has them."""
+        return [{"name": name, **layer.report()} for name, layer in self._layers.items()]
 
     def begin(self) -> None:
         """A prediction begins: what layers know of the last one is forgotten."""
-        for name in self._stock:
-            layer = self._model.get_submodule(name)
-            assert isinstance(layer, TriangleAttention)
+        for layer in self._layers.values():
             layer.begin()
 
     def restore(self) -> None:
         """Put the stock layers back."""
-        for name, layer in self._stock.items():
-            _set_submodule(self._model, name, layer)
+        # What is inside of a block goes back into ours before the block itself is the stock one again.
+        for name, module in reversed(self._stock.items()):
+            _set_submodule(self._model, name, module)
         self._stock.clear()
+        self._layers.clear()
+        for hook in self._hooks:
+            hook.remove()
+        self._hooks.clear()
 
 
-def apply(model: nn.Module, plan: Plan) -> Swap:
-    """Replace every triangle attention of `model` as `plan` says.
+def apply(model: nn.Module, plan: Plan, network_of: Find = no_networks) -> Swap:
+    """Replace the attentions of `model` as `plan` says: those of triangles, and those with pair bias.
 
-    The other pair-biased attentions (single representation, diffusion transformer) already run the exact
-    bias through torch's fused attention in Protenix itself.
+    The local attention among atoms is left alone: its bias is not shared by anything.
+
+    Args:
+        model: Protenix's.
+        plan: What to put where.
+        network_of: What finds the factor network of a layer, where the plan asks for one.
     """
+    from protenix.model.modules.pairformer import PairformerBlock as StockBlock
+    from protenix.model.modules.transformer import AttentionPairBias
     from protenix.model.triangular.triangular import TriangleAttention as StockTriangleAttention
 
-    swap = Swap(model, plan)
-    names = [name for name, module in model.named_modules() if isinstance(module, StockTriangleAttention)]
-    idle = [rule.layers for rule in plan.rules if not any(plan.rule(name) is rule for name in names)]
+    rules = {name: plan.rule(name) for name, _ in _of_kind(model, StockTriangleAttention)}
+    triangles = list(rules)
+    for name, module in _of_kind(model, AttentionPairBias):
+        if not module.cross_attention_mode:  # of atoms
+            rules[name] = plan.rule(name, _WAYS_OF_PAIR_BIAS)
+    _check(plan, rules)
+    swap, keep = Swap(model, plan), Keep()
+    replaced = {name: rule for name, rule in rules.items() if rule.way != "stock"}
+    for name, block in _of_kind(model, StockBlock):
+        if f"{name}.tri_att_end" in replaced:
+            swap.put(name, PairformerBlock(block))
+    for name, rule in replaced.items():
+        stock = model.get_submodule(name)
+        if name in triangles:
+            swap.put_triangle(name, TriangleAttention(stock, rule, network_of(name, rule)))
+        else:
+            own = keep if name.startswith(_DIFFUSION) else None
+            swap.put_attention(name, PairBiasAttention(stock, rule, own))
+    in_diffusion = [name for name in rules if name.startswith(_DIFFUSION)]
+    if any(name in replaced for name in in_diffusion):
+        complete = all(name in replaced for name in in_diffusion)
+        layers = [model.get_submodule(name) for name in in_diffusion] if complete else []
+        swap.watch(Denoising(model, keep, layers))
+    return swap
+
+
+def _of_kind(model: nn.Module, kind: type) -> list[tuple[str, Any]]:
+    return [(name, module) for name, module in model.named_modules() if isinstance(module, kind)]
+
+
+def _check(plan: Plan, rules: dict[str, Any]) -> None:
+    """Refuse a plan with a rule that decides for no layer: its author had one in mind."""
+    idle = [rule.layers for rule in plan.rules if not any(used is rule for used in rules.values())]
     if idle:
+        names = list(rules)
         raise UsageError(
             f"--plan: {plan.name}: '{idle[0]}' decides for no layer of the model, which has "
             f"{', '.join(names[:2])} and {len(names) - 2} more"
         )
-    for name in names:
-        if (rule := plan.rule(name)).way != "stock":
-            swap.put(name, TriangleAttention(model.get_submodule(name), rule))
-    return swap
 
 
 def _set_submodule(model: nn.Module, name: str, layer: nn.Module) -> None:

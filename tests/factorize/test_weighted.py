@@ -5,7 +5,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flashbias_fold.factorize import decompose, refit
+from flashbias_fold.factorize import Factors, decompose, refit
+from flashbias_fold.factorize.weighted import importance, turn
 
 
 def attention(seed=0, rows=40, heads=2, length=60, peaked=3.0):
@@ -31,29 +32,49 @@ def output_error(own, bias, factors):
 @pytest.mark.parametrize("rank", [8, 16, 32])
 @pytest.mark.parametrize("seed", [0, 1])
 def test_the_output_is_nearer_than_with_the_best_by_norm(rank, seed):
-    own, bias, weights = attention(seed)
+    own, bias, _ = attention(seed)
     plain = decompose(bias, rank).factors
-    all_rows, some_rows = (refit(bias, w.mean(0), plain) for w in (weights, weights[::5]))
-    before = output_error(own, bias, plain)
-    assert output_error(own, bias, all_rows) < 0.75 * before
-    assert output_error(own, bias, some_rows) < 0.85 * before
+    assert output_error(own, bias, refit(bias, plain)) < 0.85 * output_error(own, bias, plain)
 
 
-def test_even_weights_give_the_best_by_norm():
+@pytest.mark.parametrize("rank", [8, 16, 32])
+def test_the_bias_tells_where_attention_looks(rank):
+    """As well as rows do that were attended, which have scores of their own."""
+    own, bias, weights = attention()
+    plain = decompose(bias, rank).factors
+    q, k, _ = turn(bias, weights[::5].mean(0) + 0.05 / 60, plain.k)
+    by_rows = output_error(own, bias, Factors(q, k, plain.error))
+    assert output_error(own, bias, refit(bias, plain)) < 1.1 * by_rows
+
+
+def test_more_turns_of_nearly_the_same_bias_come_nearer_still():
     _, bias, _ = attention()
-    plain = decompose(bias, 16).factors
-    even = refit(bias, torch.ones_like(bias), plain)
-    torch.testing.assert_close(even.error, plain.error, rtol=0.02, atol=0.0)
+    first = refit(bias, decompose(bias, 16).factors)
+    again = refit(bias, first)
+    assert (again.error < first.error).all()
+    moved = bias + 0.05 * attention(1)[1]
+    later = refit(moved, first)
+    assert (later.error < 1.05 * refit(moved, decompose(moved, 16).factors).error).all()
+
+
+@settings(max_examples=40, deadline=None)
+@given(seed=st.integers(0, 99), keys=st.integers(1, 40), counted=st.integers(0, 40))
+def test_weights_of_a_query_add_up(seed, keys, counted):
+    bias = 5 * torch.randn(2, 7, keys, generator=torch.Generator().manual_seed(seed))
+    mask = torch.arange(keys) < counted
+    weights = importance(bias, mask)
+    assert (weights[..., ~mask] == 0).all() and (weights[..., mask] > 0).all()
+    expected = 1.05 if mask.any() else 0.0
+    torch.testing.assert_close(weights.sum(-1), torch.full((2, 7), expected))
+    if mask.all():
+        torch.testing.assert_close(weights, importance(bias))
 
 
 def test_the_error_is_that_of_the_weights():
-    _, bias, weights = attention()
-    weights = weights.mean(0)
-    factors = refit(bias, weights, decompose(bias, 16).factors)
+    _, bias, _ = attention()
+    factors = refit(bias, decompose(bias, 16).factors)
     rest = bias.double() - factors.product().double()
-    weights = weights.double() / weights.double().sum(-1, keepdim=True)
-    # Around the constant of each row that the weights like best, and with each pair's least weight.
-    weights = weights + 0.05 / weights.shape[-1]
+    weights = importance(bias).double()
     rest = rest - (weights * rest).sum(-1, keepdim=True) / weights.sum(-1, keepdim=True)
     expected = ((weights * rest.square()).sum((-1, -2)) / weights.sum((-1, -2))).sqrt().float()
     torch.testing.assert_close(factors.error, expected, rtol=0.05, atol=0.0)
@@ -69,36 +90,31 @@ def test_nothing_becomes_nan(data):
     bias = torch.randn(heads, queries, keys, generator=generator) * some(0.0, 1e-20, 1.0, 1e4)
     if some(True, False):
         bias = bias[..., :1].expand(-1, -1, keys) * 1.0
-    weights = torch.rand(bias.shape, generator=generator)
-    weights = some(
-        weights, torch.zeros_like(weights), weights**40, torch.eye(queries, keys).expand_as(weights)
-    )
     mask = some(torch.ones(keys, dtype=torch.bool), torch.arange(keys) < keys // 2)
-    found = refit(bias, weights * mask, decompose(bias, rank, key_mask=mask).factors)
+    found = refit(bias, decompose(bias, rank, key_mask=mask).factors, mask)
     for tensor in (found.q, found.k, found.error):
         assert torch.isfinite(tensor).all()
 
 
 def test_keys_that_do_not_count_take_no_channel():
-    own, bias, _ = attention()
+    _, bias, _ = attention()
     mask = torch.arange(60) % 4 > 0
     wild = torch.where(mask, bias, 1e4)
-    weights = (own + wild).masked_fill(~mask, float("-inf")).softmax(-1).mean(0)
-    found = refit(wild, weights, decompose(wild, 16, key_mask=mask).factors)
-    plain = refit(bias, weights, decompose(bias, 16, key_mask=mask).factors)
+    found = refit(wild, decompose(wild, 16, key_mask=mask).factors, mask)
+    plain = refit(bias, decompose(bias, 16, key_mask=mask).factors, mask)
     torch.testing.assert_close(found.product()[..., mask], plain.product()[..., mask], rtol=1e-3, atol=1e-2)
 
 
 def test_what_cannot_be_factored_still_says_so():
-    _, bias, weights = attention()
+    _, bias, _ = attention()
     bias[1, 3, 4] = float("nan")
-    found = refit(bias.nan_to_num(), weights.mean(0), decompose(bias, 8).factors)
+    found = refit(bias.nan_to_num(), decompose(bias, 8).factors)
     assert found.error.isinf().tolist() == [False, True]
 
 
 def test_autocast_takes_no_digits():
-    _, bias, weights = attention()
+    _, bias, _ = attention()
     plain = decompose(bias, 8).factors
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        inside = refit(bias, weights.mean(0), plain)
-    assert torch.equal(inside.k, refit(bias, weights.mean(0), plain).k)
+        inside = refit(bias, plain)
+    assert torch.equal(inside.k, refit(bias, plain).k)

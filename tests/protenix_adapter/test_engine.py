@@ -10,7 +10,7 @@ import torch
 from conftest import SEQUENCE, protein
 
 from flashbias_fold.errors import DeviceMemoryError, JobError
-from flashbias_fold.pairformer import Plan, TriangleAttention
+from flashbias_fold.pairformer import PairBiasAttention, Plan, TriangleAttention
 from flashbias_fold.protenix_adapter import swap
 from flashbias_fold.protenix_adapter.engine import CHUNK_LADDER, Engine
 from flashbias_fold.protenix_adapter.models import build_config
@@ -153,14 +153,18 @@ def test_stages_are_timed_and_steps_told(engine):
     assert prediction.peak_memory_bytes > 100e6
 
 
-def test_every_triangle_attention_is_swapped_and_can_be_put_back(engine):
+def test_every_pair_biased_attention_is_swapped_and_can_be_put_back(engine):
     network = engine("stock").network
     keys, stock_layers = list(network.state_dict()), dict(network.named_modules())
     handle = swap.apply(network, Plan.for_bias("dense"))
-    swapped = {name for name, layer in network.named_modules() if isinstance(layer, TriangleAttention)}
+    modules = list(network.named_modules())
+    triangles = {name for name, layer in modules if isinstance(layer, TriangleAttention)}
+    others = {name for name, layer in modules if isinstance(layer, PairBiasAttention)}
     # 4 Pairformer blocks, one in the confidence head, one behind the MSA: two attentions each.
-    assert len(swapped) == 12
-    assert {layer["name"] for layer in handle.report()} == swapped
+    assert len(triangles) == 12
+    # The single representation is in the first five, and in 4 blocks of the diffusion transformer.
+    assert len(others) == 9
+    assert {layer["name"] for layer in handle.report()} == triangles | others
     assert list(network.state_dict()) == keys
     handle.restore()
     assert all(layer is stock_layers[name] for name, layer in network.named_modules())
