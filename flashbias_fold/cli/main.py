@@ -121,6 +121,16 @@ def _calibrate(options: argparse.Namespace) -> int:
     return result.exit_status
 
 
+def _plan(options: argparse.Namespace) -> int:
+    from flashbias_fold.calibrate.planning import plan_from
+    from flashbias_fold.cli.render import render_plan
+
+    found = plan_from(options.factors, options.tolerance, options.out)
+    if not options.quiet:
+        render_plan(found, options.out)
+    return 0
+
+
 def _bench(options: argparse.Namespace) -> int:
     return _BENCHMARKS[options.benchmark](options)
 
@@ -151,6 +161,7 @@ _COMMANDS = {
     "predict": _predict,
     "fetch": _fetch,
     "calibrate": _calibrate,
+    "plan": _plan,
     "bench": _bench,
     "doctor": _doctor,
 }

@@ -24,6 +24,7 @@ examples:
   flashbias-fold predict targets.fasta --out preds/    one job for each record, chains separated by ':'
   flashbias-fold calibrate --inputs targets/ --out f.safetensors
                                                        train factor networks for a model
+  flashbias-fold plan f.safetensors --out plan.yaml    choose rank and way for each layer by their errors
   flashbias-fold bench kernels                         time triangle attention against its peers, here
 
 `flashbias-fold COMMAND --help` explains a command.
@@ -83,6 +84,20 @@ output:
 examples:
   flashbias-fold calibrate --model demo --inputs data/examples --out factors.safetensors
   flashbias-fold calibrate --inputs targets/ --rank 64 --passes 4 --out factors.safetensors --resume
+"""
+
+_PLAN_DESCRIPTION = """\
+Write a plan for `predict --plan` from what `calibrate` measured: for each layer the smallest rank at which
+the largest error of its output, on the inputs kept aside, is within the tolerance, by its network or by
+factors that are computed in the call; the exact bias where no rank is near enough. Says why for each layer.
+"""
+
+_PLAN_EPILOG = """\
+A call that turns out to be beyond the tolerance uses the exact bias all the same, and the report counts it.
+
+example:
+  flashbias-fold plan factors.safetensors --tolerance 0.05 --out plan.yaml
+  flashbias-fold predict target.json --out preds/ --plan plan.yaml
 """
 
 _DOCTOR_DESCRIPTION = """\
@@ -154,6 +169,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_predict(commands)
     _add_fetch(commands)
     _add_calibrate(commands)
+    _add_plan(commands)
     _add_bench(commands)
     _add_doctor(commands)
     return parser
@@ -329,6 +345,27 @@ def _add_calibrate(commands: Any) -> None:
     )
     running.add_argument(
         "--dtype", choices=CHOICES["dtype"], help="precision on a GPU (default: bf16); a CPU computes in fp32"
+    )
+    _add_common(command)
+
+
+def _add_plan(commands: Any) -> None:
+    command = commands.add_parser(
+        "plan",
+        help="choose a way for each layer from a calibration",
+        description=_PLAN_DESCRIPTION,
+        epilog=_PLAN_EPILOG,
+    )
+    command.add_argument("factors", metavar="FACTORS", type=_path, help="a file that `calibrate` made")
+    command.add_argument(
+        "--out", metavar="FILE", type=_path, required=True, help="file for the plan, in YAML"
+    )
+    command.add_argument(
+        "--tolerance",
+        metavar="X",
+        type=float,
+        default=0.05,
+        help="the largest relative error of a layer's output, above 0, up to 1 (default: 0.05)",
     )
     _add_common(command)
 

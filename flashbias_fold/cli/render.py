@@ -18,6 +18,7 @@ from flashbias_fold.cli.streams import say
 if TYPE_CHECKING:
     from flashbias_fold.bench.kernels.run import NotRun, Result, Row
     from flashbias_fold.calibrate import Result as Calibrated
+    from flashbias_fold.calibrate.planning import Chosen
     from flashbias_fold.doctor import Finding
     from flashbias_fold.predict import RunResult
 
@@ -26,7 +27,7 @@ _MOST_ROWS = 40  # a terminal's worth; the rest is in summary.csv
 _COLUMNS = ("job", "tokens", "seed", "pTM", "ipTM", "pLDDT", "seconds", "structure")
 _KERNEL_COLUMNS = ("pass", "tokens", "method", "median ms", "10-90 %", "ratio", "error")
 _GPU_COLUMNS = ("of floor", "MiB")
-_TEXTS = ("job", "structure", "pass", "method", "layer", "way")
+_TEXTS = ("job", "structure", "pass", "method", "layer", "way", "why")
 
 
 def render_result(result: RunResult) -> None:
@@ -101,6 +102,18 @@ def render_calibration(result: Calibrated) -> None:
     else:
         say(_lines(columns, rows))
     say(f"networks in {result.out}, their errors in {result.out.with_suffix('.svg')}")
+
+
+def render_plan(found: list[Chosen], out: Path) -> None:
+    """What was chosen for each layer, and where the plan is."""
+    columns = ("layer", "way", "rank", "error", "why")
+    rows = [(one.layer, one.way, str(one.rank or "-"), f"{one.error:.3f}", one.why) for one in found]
+    if sys.stdout.isatty():
+        _show(_box("error: the largest, on inputs kept aside", columns, rows))
+    else:
+        say(_lines(columns, rows))
+    factored = sum(one.rank is not None for one in found)
+    say(f"{factored} of {len(found)} layers by factors; plan in {out}")
 
 
 def render_findings(findings: list[Finding], *, as_json: bool, quiet: bool) -> None:
