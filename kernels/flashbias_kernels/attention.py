@@ -31,6 +31,7 @@ def biased_attention(
     q_factor: Tensor | None = None,
     k_factor: Tensor | None = None,
     bias: Tensor | None = None,
+    band: Tensor | None = None,
     key_mask: Tensor | None = None,
     gate: Tensor | None = None,
     scale: float | None = None,
@@ -50,6 +51,7 @@ def biased_attention(
     q_factor: Tensor | None = None,
     k_factor: Tensor | None = None,
     bias: Tensor | None = None,
+    band: Tensor | None = None,
     key_mask: Tensor | None = None,
     gate: Tensor | None = None,
     scale: float | None = None,
@@ -68,6 +70,7 @@ def biased_attention(
     q_factor: Tensor | None = None,
     k_factor: Tensor | None = None,
     bias: Tensor | None = None,
+    band: Tensor | None = None,
     key_mask: Tensor | None = None,
     gate: Tensor | None = None,
     scale: float | None = None,
@@ -90,6 +93,8 @@ def biased_attention(
             and heads. In the dtype of `q`, or in float32 where positions or distances need the digits.
         k_factor: ``(..., H, Lk, R)``.
         bias: A dense bias, broadcastable to ``(..., H, Lq, Lk)``; ``-inf`` forbids a pair.
+        band: What is added near the diagonal alone, ``(..., H, Lq, 2 * reach + 1)``, broadcast over leading
+            dimensions and heads: entry `d` of query `i` is for key ``i + d - reach``.
         key_mask: Boolean, broadcastable to ``(..., Lk)`` over the leading dimensions without the heads;
             true where a key may be attended.
         gate: The output is multiplied by its sigmoid; broadcastable to the output.
@@ -114,6 +119,7 @@ def biased_attention(
         q_factor=_cast_short(q_factor, dtype),
         k_factor=_cast_short(k_factor, dtype),
         bias=bias,
+        band=band,
         key_mask=key_mask,
         gate=None if gate is None else _cast(gate, dtype),
         scale=scale,

@@ -45,11 +45,11 @@ def _level(highest):
 @triton.jit
 def _highest(
     highest, begin, end,
-    q, qf0, qf1, qf2, qf3, k, kf, bias, closed,
-    k_n, k_d, kf_n, kf_r, bias_m, bias_n,
+    q, qf0, qf1, qf2, qf3, k, kf, bias, band, closed,
+    k_n, k_d, kf_n, kf_r, bias_m, bias_n, band_m, band_d,
     rows, M, N, rank,
     D: tl.constexpr, RANK: tl.constexpr,
-    C0: tl.constexpr, C1: tl.constexpr, C2: tl.constexpr, C3: tl.constexpr,
+    C0: tl.constexpr, C1: tl.constexpr, C2: tl.constexpr, C3: tl.constexpr, REACH: tl.constexpr,
     HAS_BIAS: tl.constexpr, HAS_MASK: tl.constexpr, HAS_RANKS: tl.constexpr, CAUSAL: tl.constexpr,
     BINARY: tl.constexpr, PRECISION: tl.constexpr, WIDEN: tl.constexpr,
     BLOCK_D: tl.constexpr,
@@ -60,10 +60,10 @@ def _highest(
     for first in tl.range(begin, end, KEYS, num_stages=STAGES):
         start = tl.zeros([], tl.int32) + first  # makes a tensor of what the interpreter has as a plain number
         scores = scores_of(
-            q, qf0, qf1, qf2, qf3, k, kf, bias, closed,
-            k_n, k_d, kf_n, kf_r, bias_m, bias_n,
+            q, qf0, qf1, qf2, qf3, k, kf, bias, band, closed,
+            k_n, k_d, kf_n, kf_r, bias_m, bias_n, band_m, band_d,
             rows, zero, start, tl.arange(0, KEYS), M, N, rank,
-            D, RANK, C0, C1, C2, C3, HAS_BIAS, HAS_MASK, HAS_RANKS, CAUSAL,
+            D, RANK, C0, C1, C2, C3, REACH, HAS_BIAS, HAS_MASK, HAS_RANKS, CAUSAL,
             BINARY, PRECISION, WIDEN, BLOCK_D, LAST,
         )  # fmt: skip
         highest = tl.maximum(highest, tl.max(_folded(scores), 1))
@@ -72,31 +72,32 @@ def _highest(
 
 @triton.jit
 def _attend(
-    acc, sums, level, begin, end, turn, v, v_n, v_d,
-    q, qf0, qf1, qf2, qf3, k, kf, bias, closed,
-    k_n, k_d, kf_n, kf_r, bias_m, bias_n,
+    acc, sums, level, begin, end, turn, limit, jump, v, v_n, v_d,
+    q, qf0, qf1, qf2, qf3, k, kf, bias, band, closed,
+    k_n, k_d, kf_n, kf_r, bias_m, bias_n, band_m, band_d,
     rows, M, N, rank,
     D: tl.constexpr, RANK: tl.constexpr,
-    C0: tl.constexpr, C1: tl.constexpr, C2: tl.constexpr, C3: tl.constexpr,
+    C0: tl.constexpr, C1: tl.constexpr, C2: tl.constexpr, C3: tl.constexpr, REACH: tl.constexpr,
     HAS_BIAS: tl.constexpr, HAS_MASK: tl.constexpr, HAS_RANKS: tl.constexpr, CAUSAL: tl.constexpr,
     BINARY: tl.constexpr, PRECISION: tl.constexpr, WIDEN: tl.constexpr,
     BLOCK_D: tl.constexpr,
     DV: tl.constexpr, BLOCK_DV: tl.constexpr, KEYS: tl.constexpr,
     LAST: tl.constexpr, STAGES: tl.constexpr, FIND: tl.constexpr,
 ):  # fmt: skip
-    """Add what the keys from `begin` to `end` contribute, `turn` being the first; LAST as for `scores_of`.
+    """Add what keys contribute, as many as from `begin` to `end`, tile by tile; LAST as for `scores_of`.
 
-    FIND to take the level, which is 0 before, from the first tile of all; else it is returned as it came.
+    They are these keys `turn` further on; those at `limit` or beyond it are `jump` from there. FIND to take
+    the level, which is 0 before, from the first tile of all; else it is returned as it came.
     """
     keys = tl.arange(0, KEYS)
     for first in tl.range(begin, end, KEYS, num_stages=STAGES):
         start = tl.zeros([], tl.int32) + first + turn
-        start = tl.where(start < end, start, start - end)
+        start = tl.where(start < limit, start, start + jump)
         scores = scores_of(
-            q, qf0, qf1, qf2, qf3, k, kf, bias, closed,
-            k_n, k_d, kf_n, kf_r, bias_m, bias_n,
+            q, qf0, qf1, qf2, qf3, k, kf, bias, band, closed,
+            k_n, k_d, kf_n, kf_r, bias_m, bias_n, band_m, band_d,
             rows, level, start, keys, M, N, rank,
-            D, RANK, C0, C1, C2, C3, HAS_BIAS, HAS_MASK, HAS_RANKS, CAUSAL,
+            D, RANK, C0, C1, C2, C3, REACH, HAS_BIAS, HAS_MASK, HAS_RANKS, CAUSAL,
             BINARY, PRECISION, WIDEN, BLOCK_D, LAST,
         )  # fmt: skip
         if FIND:
@@ -113,7 +114,7 @@ def _attend(
 
 @triton.jit
 def forward_kernel(
-    q_ptr, k_ptr, v_ptr, qf_ptr, kf_ptr, bias_ptr, gate_ptr, ranks_ptr, closed_ptr, span_ptr,
+    q_ptr, k_ptr, v_ptr, qf_ptr, kf_ptr, bias_ptr, band_ptr, gate_ptr, ranks_ptr, closed_ptr, span_ptr,
     out_ptr, lse_ptr,
     q_y, q_z, q_h, q_m, q_d,
     k_y, k_z, k_h, k_n, k_d,
@@ -121,6 +122,7 @@ def forward_kernel(
     qf_y, qf_z, qf_h, qf_m, qf_r,
     kf_y, kf_z, kf_h, kf_n, kf_r,
     bias_y, bias_z, bias_h, bias_m, bias_n,
+    band_y, band_z, band_h, band_m, band_d,
     gate_y, gate_z, gate_h, gate_m, gate_d,
     out_y, out_z, out_h, out_m, out_d,
     closed_y, closed_z, closed_n,
@@ -128,7 +130,7 @@ def forward_kernel(
     Y, Z, H, M, N,
     scale,
     D: tl.constexpr, DV: tl.constexpr, RANK: tl.constexpr,
-    C0: tl.constexpr, C1: tl.constexpr, C2: tl.constexpr, C3: tl.constexpr,
+    C0: tl.constexpr, C1: tl.constexpr, C2: tl.constexpr, C3: tl.constexpr, REACH: tl.constexpr,
     HAS_BIAS: tl.constexpr, HAS_MASK: tl.constexpr, HAS_GATE: tl.constexpr, HAS_RANKS: tl.constexpr,
     CAUSAL: tl.constexpr, BINARY: tl.constexpr, PATIENCE: tl.constexpr, STAGES: tl.constexpr,
     PRECISION: tl.constexpr, WIDEN: tl.constexpr,
@@ -151,6 +153,7 @@ def forward_kernel(
     v = v_ptr + y * v_y + z * v_z + h * v_h
     kf = kf_ptr + y * kf_y + z * kf_z + h * kf_h
     bias = bias_ptr + y * bias_y + z * bias_z + h * bias_h
+    band = band_ptr + y * band_y + z * band_z + h * band_h
     closed = closed_ptr + y * closed_y + z * closed_z
 
     rows = block * BLOCK_M + tl.arange(0, BLOCK_M)
@@ -179,24 +182,39 @@ def forward_kernel(
         free, end = tl.minimum(free, block * BLOCK_M + 1), tl.minimum(end, (block + 1) * BLOCK_M)
     free = tl.minimum(free, end) // BLOCK_N * BLOCK_N
 
-    # The first of all tiles is that of the keys at the queries' own places.
-    own = tl.maximum(tl.minimum(block * BLOCK_M, free - BLOCK_N), 0) // BLOCK_N * BLOCK_N
     level = tl.zeros([BLOCK_M], tl.float32)
     sums = tl.zeros([BLOCK_M, PARTS], tl.float32)
     acc = tl.zeros([BLOCK_M, BLOCK_DV], tl.float32)
+    if REACH >= 0:  # first come the tiles that the band reaches, then the others around them
+        near = tl.minimum(tl.maximum(block * BLOCK_M - REACH, 0) // BLOCK_N * BLOCK_N, free)
+        beyond = tl.minimum(tl.cdiv((block + 1) * BLOCK_M + REACH, BLOCK_N) * BLOCK_N, free)
+        own = tl.maximum(tl.minimum(block * BLOCK_M, beyond - BLOCK_N) // BLOCK_N * BLOCK_N, near)
+        acc, sums, level = _attend(
+            acc, sums, level, 0, beyond - near, own, beyond, near - beyond, v, v_n, v_d,
+            q, qf0, qf1, qf2, qf3, k, kf, bias, band, closed,
+            k_n, k_d, kf_n, kf_r, bias_m, bias_n, band_m, band_d, rows, M, N, rank,
+            D, RANK, C0, C1, C2, C3, REACH, HAS_BIAS, HAS_MASK, HAS_RANKS, CAUSAL,
+            BINARY, PRECISION, WIDEN, BLOCK_D,
+            DV, BLOCK_DV, BLOCK_N, False, STAGES, True,
+        )  # fmt: skip
+        begin, turn, limit, jump = beyond - near, near - beyond, near, beyond - near
+    else:
+        # The first of all tiles is that of the keys at the queries' own places.
+        turn = tl.maximum(tl.minimum(block * BLOCK_M, free - BLOCK_N), 0) // BLOCK_N * BLOCK_N
+        begin, limit, jump = 0, free, -free
     acc, sums, level = _attend(
-        acc, sums, level, 0, free, own, v, v_n, v_d,
-        q, qf0, qf1, qf2, qf3, k, kf, bias, closed,
-        k_n, k_d, kf_n, kf_r, bias_m, bias_n, rows, M, N, rank,
-        D, RANK, C0, C1, C2, C3, HAS_BIAS, HAS_MASK, HAS_RANKS, CAUSAL,
+        acc, sums, level, begin, free, turn, limit, jump, v, v_n, v_d,
+        q, qf0, qf1, qf2, qf3, k, kf, bias, band, closed,
+        k_n, k_d, kf_n, kf_r, bias_m, bias_n, band_m, band_d, rows, M, N, rank,
+        D, RANK, C0, C1, C2, C3, -1, HAS_BIAS, HAS_MASK, HAS_RANKS, CAUSAL,
         BINARY, PRECISION, WIDEN, BLOCK_D,
         DV, BLOCK_DV, BLOCK_N, False, STAGES, True,
     )  # fmt: skip
     acc, sums, level = _attend(
-        acc, sums, level, free, end, 0, v, v_n, v_d,
-        q, qf0, qf1, qf2, qf3, k, kf, bias, closed,
-        k_n, k_d, kf_n, kf_r, bias_m, bias_n, rows, M, N, rank,
-        D, RANK, C0, C1, C2, C3, HAS_BIAS, HAS_MASK, HAS_RANKS, CAUSAL,
+        acc, sums, level, free, end, 0, end, 0, v, v_n, v_d,
+        q, qf0, qf1, qf2, qf3, k, kf, bias, band, closed,
+        k_n, k_d, kf_n, kf_r, bias_m, bias_n, band_m, band_d, rows, M, N, rank,
+        D, RANK, C0, C1, C2, C3, REACH, HAS_BIAS, HAS_MASK, HAS_RANKS, CAUSAL,
         BINARY, PRECISION, WIDEN, BLOCK_D,
         DV, BLOCK_DV, BLOCK_N, True, 1, True,
     )  # fmt: skip
@@ -211,17 +229,17 @@ def forward_kernel(
         highest = tl.full([BLOCK_M, PARTS], NEVER, tl.float32)
         highest = _highest(
             highest, 0, free,
-            q, qf0, qf1, qf2, qf3, k, kf, bias, closed,
-            k_n, k_d, kf_n, kf_r, bias_m, bias_n, rows, M, N, rank,
-            D, RANK, C0, C1, C2, C3, HAS_BIAS, HAS_MASK, HAS_RANKS, CAUSAL,
+            q, qf0, qf1, qf2, qf3, k, kf, bias, band, closed,
+            k_n, k_d, kf_n, kf_r, bias_m, bias_n, band_m, band_d, rows, M, N, rank,
+            D, RANK, C0, C1, C2, C3, REACH, HAS_BIAS, HAS_MASK, HAS_RANKS, CAUSAL,
             BINARY, PRECISION, WIDEN, BLOCK_D,
             SMALLER, False, STAGES,
         )  # fmt: skip
         highest = _highest(
             highest, free, end,
-            q, qf0, qf1, qf2, qf3, k, kf, bias, closed,
-            k_n, k_d, kf_n, kf_r, bias_m, bias_n, rows, M, N, rank,
-            D, RANK, C0, C1, C2, C3, HAS_BIAS, HAS_MASK, HAS_RANKS, CAUSAL,
+            q, qf0, qf1, qf2, qf3, k, kf, bias, band, closed,
+            k_n, k_d, kf_n, kf_r, bias_m, bias_n, band_m, band_d, rows, M, N, rank,
+            D, RANK, C0, C1, C2, C3, REACH, HAS_BIAS, HAS_MASK, HAS_RANKS, CAUSAL,
             BINARY, PRECISION, WIDEN, BLOCK_D,
             SMALLER, True, 1,
         )  # fmt: skip
@@ -229,18 +247,18 @@ def forward_kernel(
         sums = tl.zeros([BLOCK_M, PARTS], tl.float32)
         acc = tl.zeros([BLOCK_M, BLOCK_DV], tl.float32)
         acc, sums, level = _attend(
-            acc, sums, level, 0, free, 0, v, v_n, v_d,
-            q, qf0, qf1, qf2, qf3, k, kf, bias, closed,
-            k_n, k_d, kf_n, kf_r, bias_m, bias_n, rows, M, N, rank,
-            D, RANK, C0, C1, C2, C3, HAS_BIAS, HAS_MASK, HAS_RANKS, CAUSAL,
+            acc, sums, level, 0, free, 0, free, 0, v, v_n, v_d,
+            q, qf0, qf1, qf2, qf3, k, kf, bias, band, closed,
+            k_n, k_d, kf_n, kf_r, bias_m, bias_n, band_m, band_d, rows, M, N, rank,
+            D, RANK, C0, C1, C2, C3, REACH, HAS_BIAS, HAS_MASK, HAS_RANKS, CAUSAL,
             BINARY, PRECISION, WIDEN, BLOCK_D,
             DV, BLOCK_DV, SMALLER, False, STAGES, False,
         )  # fmt: skip
         acc, sums, level = _attend(
-            acc, sums, level, free, end, 0, v, v_n, v_d,
-            q, qf0, qf1, qf2, qf3, k, kf, bias, closed,
-            k_n, k_d, kf_n, kf_r, bias_m, bias_n, rows, M, N, rank,
-            D, RANK, C0, C1, C2, C3, HAS_BIAS, HAS_MASK, HAS_RANKS, CAUSAL,
+            acc, sums, level, free, end, 0, end, 0, v, v_n, v_d,
+            q, qf0, qf1, qf2, qf3, k, kf, bias, band, closed,
+            k_n, k_d, kf_n, kf_r, bias_m, bias_n, band_m, band_d, rows, M, N, rank,
+            D, RANK, C0, C1, C2, C3, REACH, HAS_BIAS, HAS_MASK, HAS_RANKS, CAUSAL,
             BINARY, PRECISION, WIDEN, BLOCK_D,
             DV, BLOCK_DV, SMALLER, True, 1, False,
         )  # fmt: skip

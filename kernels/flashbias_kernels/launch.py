@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from flashbias_kernels.band import reach_of
 from flashbias_kernels.problem import Problem, Shape
 from flashbias_kernels.strides import mergeable
 from flashbias_kernels.tuning import Blocks
@@ -25,7 +26,7 @@ MASK_BLOCK = 1024
 PATIENCE = {torch.float16: 2.0**15, torch.bfloat16: 2.0**64, torch.float32: 2.0**64}
 
 Tensors = Mapping[str, Tensor | None]
-_INPUTS = ("q", "k", "v", "q_factor", "k_factor", "bias")
+_INPUTS = ("q", "k", "v", "q_factor", "k_factor", "bias", "band")
 _DIMENSIONS = {"closed": 3, "span": 3, "lse": 4, "dlse": 4, "delta": 4}  # with two leading ones; of others 5
 
 
@@ -212,12 +213,13 @@ def _constants(problem: Problem, blocks: Blocks) -> dict[str, Any]:
         "DV": value_dim,
         "RANK": problem.rank,
         **dict(zip(("C0", "C1", "C2", "C3"), parts_of(problem.rank), strict=True)),
+        "REACH": -1 if problem.band is None else reach_of(problem.band),
         "HAS_BIAS": problem.bias is not None,
         "HAS_MASK": problem.key_mask is not None,
         "HAS_RANKS": problem.ranks is not None,
         "CAUSAL": problem.causal,
-        # The queries' scale takes in the factor from e to 2, where no factors beside them would want it too.
-        "BINARY": problem.bias is not None and not problem.rank and problem.q.dtype != torch.float32,
+        # The queries' scale takes in the factor from e to 2, where nothing beside them would want it too.
+        "BINARY": _has_bias_alone(problem) and problem.q.dtype != torch.float32,
         "PRECISION": "tf32" if torch.backends.cuda.matmul.allow_tf32 else "ieee",
         "WIDEN": interpreted(),
         "BLOCK_M": blocks.queries,
@@ -227,6 +229,10 @@ def _constants(problem: Problem, blocks: Blocks) -> dict[str, Any]:
         "num_warps": blocks.warps,
         "num_stages": blocks.stages,
     }
+
+
+def _has_bias_alone(problem: Problem) -> bool:
+    return problem.bias is not None and not problem.rank and problem.band is None
 
 
 def _tile(dim: int) -> int:
@@ -280,6 +286,7 @@ def _geometry(leading: Shape, sizes: Shape, tensors: tuple[tuple[str, Shape, Sha
         "q_factor": (heads,),
         "k_factor": (heads,),
         "bias": (heads, queries, keys),
+        "band": (heads,),
         "gate": (heads, queries, value_dim),
     }
     strides = {

@@ -19,6 +19,7 @@ _ARGUMENTS = {
     "q_factor": "Tensor?",
     "k_factor": "Tensor?",
     "bias": "Tensor?",
+    "band": "Tensor?",
     "key_mask": "Tensor?",
     "gate": "Tensor?",
     "ranks": "Tensor?",
@@ -26,7 +27,7 @@ _ARGUMENTS = {
     "causal": "bool",
 }
 _INPUTS = ", ".join(f"{kind} {name}" for name, kind in _ARGUMENTS.items())
-_LEARNT = ("q", "k", "v", "q_factor", "k_factor", "bias")
+_LEARNT = ("q", "k", "v", "q_factor", "k_factor", "bias", "band")
 
 
 def attend(problem: Problem) -> tuple[Tensor, Tensor]:
@@ -79,7 +80,7 @@ def _(*arguments: Any) -> tuple[Tensor, Tensor]:
     schema=f"({_INPUTS}, Tensor out, Tensor lse, Tensor dout, Tensor dlse, bool[] wanted) -> Tensor[]",
 )
 def attention_backward(*arguments: Any) -> list[Tensor]:
-    """Gradients of q, k, v, q_factor, k_factor and bias; empty where it is not wanted."""
+    """Gradients of q, k, v, q_factor, k_factor, bias and band; empty where it is not wanted."""
     *inputs, out, lse, dout, dlse, wanted = arguments
     problem = _problem(*inputs)
     names = {name for name, one in zip(_LEARNT, wanted, strict=True) if one}

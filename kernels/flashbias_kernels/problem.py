@@ -29,6 +29,7 @@ class Problem:
     q_factor: Tensor | None
     k_factor: Tensor | None
     bias: Tensor | None
+    band: Tensor | None
     key_mask: Tensor | None
     gate: Tensor | None
     ranks: Tensor | None
@@ -106,6 +107,7 @@ def check(
     q_factor: Tensor | None = None,
     k_factor: Tensor | None = None,
     bias: Tensor | None = None,
+    band: Tensor | None = None,
     key_mask: Tensor | None = None,
     gate: Tensor | None = None,
     scale: float | None = None,
@@ -127,13 +129,14 @@ def check(
         raise ValueError(f"q, k and v have {q.shape[-3]}, {k.shape[-3]} and {v.shape[-3]} heads")
     leading = _broadcast("the leading dimensions of q, k and v", q.shape[:-3], k.shape[:-3], v.shape[:-3])
     heads, queries, keys = q.shape[-3], q.shape[-2], k.shape[-2]
-    others = {"q_factor": q_factor, "k_factor": k_factor, "bias": bias}
+    others = {"q_factor": q_factor, "k_factor": k_factor, "bias": bias, "band": band}
     others |= {"key_mask": key_mask, "gate": gate, "ranks": ranks}
     for name, other in others.items():
         if other is not None and other.device != q.device:
             raise ValueError(f"{name} is on {other.device} but q is on {q.device}")
     _check_factors(q_factor, k_factor, q.dtype, (*leading, heads), queries, keys)
     _check_bias(bias, (*leading, heads, queries, keys))
+    _check_band(band, (*leading, heads), queries)
     _check_mask(key_mask, (*leading, keys))
     _check_gate(gate, q.dtype, (*leading, heads, queries, v.shape[-1]))
     _check_ranks(ranks, q_factor, heads)
@@ -141,8 +144,9 @@ def check(
         scale = 1.0 / math.sqrt(q.shape[-1])
     bias, gate, key_mask = _at_least(bias, 3), _at_least(gate, 3), _at_least(key_mask, 1)
     return Problem(
-        q, k, v, q_factor, k_factor, bias, key_mask, gate, ranks, scale, causal, leading, heads, queries, keys
-    )
+        q, k, v, q_factor, k_factor, bias, band, key_mask, gate, ranks, scale, causal,
+        leading, heads, queries, keys,
+    )  # fmt: skip
 
 
 def _at_least(tensor: Tensor | None, dims: int) -> Tensor | None:
@@ -199,6 +203,18 @@ def _check_bias(bias: Tensor | None, scores: Shape) -> None:
     if not bias.is_floating_point():
         raise ValueError(f"bias must be floating point, got {bias.dtype}; a boolean mask is key_mask")
     _check_broadcast("bias", bias.shape, "the scores", scores)
+
+
+def _check_band(band: Tensor | None, heads: Shape, queries: int) -> None:
+    if band is None:
+        return
+    if not band.is_floating_point():
+        raise ValueError(f"band must be floating point, got {band.dtype}")
+    if band.dim() < 3 or band.shape[-1] % 2 == 0:
+        raise ValueError(f"band must be (..., heads, length, 2 * reach + 1), got shape {tuple(band.shape)}")
+    if band.shape[-2] != queries:
+        raise ValueError(f"band has length {band.shape[-2]}, expected {queries}")
+    _check_broadcast("band", band.shape[:-2], "the heads", heads)
 
 
 def _check_mask(key_mask: Tensor | None, keys: Shape) -> None:

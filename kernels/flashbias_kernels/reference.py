@@ -7,6 +7,7 @@ from typing import Any, Literal, overload
 import torch
 from torch import Tensor
 
+from flashbias_kernels.band import spread
 from flashbias_kernels.problem import Problem, check
 
 
@@ -71,6 +72,8 @@ def scores_of(problem: Problem, dtype: torch.dtype, first: int = 0, end: int | N
     if problem.bias is not None:
         bias = problem.bias.expand(*problem.bias.shape[:-2], problem.queries, problem.keys)
         scores = scores + bias[..., lines, :].to(dtype)
+    if problem.band is not None:
+        scores = scores + spread(problem.band[..., lines, :].to(dtype), problem.keys, first)
     if problem.allowed_keys is not None:
         scores = scores.masked_fill(~problem.allowed_keys, float("-inf"))
     if problem.allowed_pairs is not None:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad, scaled_dot_product_attention
 
+from flashbias_kernels.band import spread
 from flashbias_kernels.factors import Factors
 from flashbias_kernels.problem import Problem
 from flashbias_kernels.reference import scores_of
@@ -71,12 +72,15 @@ def _factors(problem: Problem) -> Factors | None:
 
 
 def _bias(problem: Problem, factors: Factors | None) -> Tensor | None:
-    """What is added to the scores and has a small shape: the bias, these factors, and the causal mask."""
+    """What is added to the scores and has a small shape: bias, band, these factors, and the causal mask."""
     bias = problem.bias
     if factors is not None:
         wide = torch.promote_types(problem.q.dtype, torch.float32)
         product = factors[0].to(wide) @ factors[1].to(wide).transpose(-1, -2)
         bias = product if bias is None else product + _from_top(bias.to(wide))
+    if problem.band is not None:
+        near = spread(problem.band, problem.keys)
+        bias = near if bias is None else bias + near
     pairs = problem.allowed_pairs
     if pairs is not None:
         bias = torch.zeros(pairs.shape, device=pairs.device) if bias is None else bias

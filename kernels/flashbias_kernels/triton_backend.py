@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from flashbias_kernels import launch
+from flashbias_kernels.band import diagonals, reach_of
 from flashbias_kernels.operands import (
     KEY_PARTS,
     PRODUCTS,
@@ -67,7 +68,7 @@ def attend(problem: Problem) -> tuple[Tensor, Tensor]:
 def gradients(
     problem: Problem, out: Tensor, lse: Tensor, dout: Tensor, dlse: Tensor, wanted: Collection[str]
 ) -> dict[str, Tensor]:
-    """Of the wanted ones among q, k, v, q_factor, k_factor and bias; `problem` has no gate.
+    """Of the wanted ones among q, k, v, q_factor, k_factor, bias and band; `problem` has no gate.
 
     What several rows share is reduced in the kernels, tile by tile: nothing as large as all scores is made.
     """
@@ -131,7 +132,7 @@ def _mask(problem: Problem) -> dict[str, Tensor | None]:
 def _of_shared(
     problem: Problem, given: Problem, tensors: launch.Tensors, wanted: set[str]
 ) -> dict[str, Tensor | None]:
-    """Gradients of the bias, and of factors that rows share: by way of that of the pairs.
+    """Gradients of bias and band, and of factors that rows share: by way of that of the pairs.
 
     `given` is what the kernels are given of the problem.
     """
@@ -146,6 +147,8 @@ def _of_shared(
 
     if "bias" in wanted and problem.bias is not None:
         found["bias"] = pairs_of(problem.bias.shape[:-3])
+    if "band" in wanted and problem.band is not None:
+        found["band"] = diagonals(pairs_of(problem.band.shape[:-3]), reach_of(problem.band))
     q_factor, k_factor = problem.live_q_factor, problem.k_factor
     if wanted & {"q_factor", "k_factor"} and q_factor is not None and k_factor is not None:
         pairs = pairs_of(torch.broadcast_shapes(q_factor.shape[:-3], k_factor.shape[:-3]))

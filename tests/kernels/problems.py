@@ -5,6 +5,7 @@ from hypothesis import strategies as st
 
 # The kernels too, now: other tests hide for a while that Triton is to interpret them.
 from flashbias_kernels import backward, biased_attention, forward, reference_attention  # noqa: F401
+from flashbias_kernels.band import spread
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
@@ -49,6 +50,11 @@ def problems(draw, dtypes, longest, steepest=1e4):
         if kind == "forbidding":
             bias[torch.rand(bias.shape, generator=generator) < 0.3] = float("-inf")
         arguments["bias"] = bias[..., :1, :] if kind == "constant along queries" else bias
+    reach = some(-1, -1, 0, 1, 7, 20)
+    if reach >= 0:
+        size = some(1.0, 30.0)
+        band = size * normal(*shared(), some(1, heads), queries, 2 * reach + 1).float()
+        arguments["band"] = band.to(some(dtype, torch.float32))
     kind = some("none", "none", "random", "padding", "everything")
     if kind != "none":
         random = torch.rand(*leading, keys, generator=generator) > 0.5
@@ -62,7 +68,18 @@ def problems(draw, dtypes, longest, steepest=1e4):
 
 
 def same_dtype_attention(
-    q, k, v, *, q_factor=None, k_factor=None, bias=None, key_mask=None, gate=None, causal=False, ranks=None
+    q,
+    k,
+    v,
+    *,
+    q_factor=None,
+    k_factor=None,
+    bias=None,
+    band=None,
+    key_mask=None,
+    gate=None,
+    causal=False,
+    ranks=None,
 ):
     """The computation as one writes it in torch, every step in the dtype of the inputs."""
     scores = q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5
@@ -73,6 +90,8 @@ def same_dtype_attention(
         scores = scores + (q_factor @ k_factor.transpose(-1, -2)).to(scores.dtype)
     if bias is not None:
         scores = scores + bias.to(scores.dtype)
+    if band is not None:
+        scores = scores + spread(band, scores.shape[-1]).to(scores.dtype)
     if key_mask is not None:
         scores = scores.masked_fill(~key_mask[..., None, None, :], float("-inf"))
     if causal:
@@ -84,7 +103,7 @@ def same_dtype_attention(
 
 def gradients_as_right_as_torch(arguments, backend):
     """As below, of the gradients of all that is continuous."""
-    learnt = ("q", "k", "v", "q_factor", "k_factor", "bias", "gate")
+    learnt = ("q", "k", "v", "q_factor", "k_factor", "bias", "band", "gate")
     names = [name for name in learnt if name in arguments]
     fixed = {name: value for name, value in arguments.items() if name not in names}
     q = arguments["q"]

@@ -19,7 +19,7 @@ def learnt(*shape, seed):
 def everything():
     """Two rows that share factors and bias; all can learn."""
     sizes = {"q": (2, 3, 18, 8), "k": (2, 3, 21, 8), "v": (2, 3, 21, 16), "gate": (2, 3, 18, 16)}
-    sizes |= {"q_factor": (3, 18, 5), "k_factor": (1, 21, 5), "bias": (3, 18, 21)}
+    sizes |= {"q_factor": (3, 18, 5), "k_factor": (1, 21, 5), "bias": (3, 18, 21), "band": (1, 18, 9)}
     return {name: learnt(*size, seed=seed) for seed, (name, size) in enumerate(sizes.items())}
 
 
@@ -87,7 +87,7 @@ def test_are_the_same_each_time():
     assert all(torch.equal(one, other) for one, other in zip(*runs, strict=True))
 
 
-@pytest.mark.parametrize("wanted", ["q", "v", "bias", "k_factor", "gate"])
+@pytest.mark.parametrize("wanted", ["q", "v", "bias", "band", "k_factor", "gate"])
 def test_of_one_alone(wanted):
     arguments = everything()
     out = biased_attention(**arguments, **fixed(), backend="triton")

@@ -9,6 +9,20 @@ from flashbias_kernels.problem import check
 from flashbias_kernels.strides import mergeable
 
 
+@pytest.mark.parametrize("reach", [0, 5, 16, 17, 200])
+@pytest.mark.parametrize("lengths", [(64, 64), (70, 33), (15, 90), (128, 1)])
+def test_every_tile_has_its_part_of_a_band(reach, lengths):
+    """Whether it reaches beyond the first tile, over all of them, or over the ends of the keys."""
+    queries, keys = lengths
+    q, k, v = (normal(2, length, 16, seed=seed) for seed, length in enumerate((queries, keys, keys)))
+    factors = {name: normal(2, n, 3, seed=n) for name, n in (("q_factor", queries), ("k_factor", keys))}
+    band = 5 * normal(2, queries, 2 * reach + 1, seed=4)
+    for mask in (None, torch.arange(keys, device=DEVICE) < (keys + 1) // 2):
+        assert_as_right_as_torch(
+            {"q": q, "k": k, "v": v, "band": band, "key_mask": mask, **factors}, "triton"
+        )
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("rise", [20.0, 300.0, -300.0])
 @pytest.mark.parametrize("kind", ["dense", "factors"])
@@ -73,16 +87,19 @@ def test_float32_factors_in_parts_keep_their_digits(size):
     assert ((found - left @ right.transpose(-1, -2)).abs() <= 2**-23 * bound).all()
 
 
-@pytest.mark.parametrize("where", ["query", "key", "value", "factor", "bias"])
+@pytest.mark.parametrize("where", ["query", "key", "value", "factor", "bias", "band"])
 def test_nan_is_passed_on(where):
     """To the rows that see it: a zero would hide that something went wrong before."""
     q, k, v = (normal(2, 40, 16, seed=seed) for seed in range(3))
     qf, kf, bias = normal(2, 40, 16, seed=3), normal(2, 40, 16, seed=4), normal(2, 40, 40, seed=5)
-    spoilt = {"query": q, "key": k, "value": v, "factor": kf, "bias": bias}[where]
+    band = normal(2, 40, 7, seed=6)
+    spoilt = {"query": q, "key": k, "value": v, "factor": kf, "bias": bias, "band": band}[where]
     spoilt[1, 7, 3] = float("nan")
     factors = {"q_factor": qf, "k_factor": kf}
     backends = ("triton", "reference")
-    found, right = (biased_attention(q, k, v, bias=bias, **factors, backend=name) for name in backends)
+    found, right = (
+        biased_attention(q, k, v, bias=bias, band=band, **factors, backend=name) for name in backends
+    )
     assert right.isnan().any() and not right.isnan().all()
     assert torch.equal(found.isnan(), right.isnan())
 
@@ -103,17 +120,21 @@ def test_what_is_broadcast_is_not_copied():
     q, k, v = (normal(2, 5, 3, 7, 8, seed=seed) for seed in range(3))
     factors = normal(2, 1, 3, 7, 4), normal(1, 1, 3, 7, 4)
     bias, mask, gate = normal(3, 7, 1), normal(5, 7) > 0, normal(2, 1, 3, 7, 8)
-    problem = check(q, k, v, q_factor=factors[0], k_factor=factors[1], bias=bias, key_mask=mask, gate=gate)
+    band = normal(2, 1, 1, 7, 5)
+    problem = check(
+        q, k, v, q_factor=factors[0], k_factor=factors[1], bias=bias, band=band, key_mask=mask, gate=gate
+    )
     others = {"out": torch.empty(2, 5, 3, 7, 8), "lse": torch.empty(2, 5, 3, 7)}
     others |= {"closed": torch.empty(5, 7), "span": torch.empty(5, 2, dtype=torch.int32)}
     (views,) = launch._two_leading_dimensions(problem, others)
     assert (views.y, views.z, views.heads) == (2, 5, 3)
     given = {"q": q, "k": k, "v": v, "q_factor": factors[0], "k_factor": factors[1]}
-    given |= {"bias": bias, "gate": gate, **others}
+    given |= {"bias": bias, "band": band, "gate": gate, **others}
     assert views.named.keys() == given.keys()
     for name, view in views.named.items():
         assert view.tensor.data_ptr() == given[name].data_ptr()
     assert views.named["bias"].strides == (0, 0, 7, 1, 0)
+    assert views.named["band"].strides == (35, 0, 0, 5, 1)
     assert views.named["k_factor"].strides == (0, 0, 28, 4, 1)
     assert views.named["closed"].strides == (0, 7, 1)
 

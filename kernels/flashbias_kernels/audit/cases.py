@@ -31,6 +31,7 @@ class Case:
         factors: Their dtype, which is `dtype` by default.
         own_factors: Whether each row has its own; those of triangle attention are shared.
         bias: The dtype of a dense bias; nothing for none.
+        reach: Of a band beside the factors, in the dtype of the heads; -1 for none.
         masked: Whether there is a key mask, as in Protenix.
         causal: Whether a query sees no later key.
         ranks: Whether each head has a rank of its own.
@@ -45,6 +46,7 @@ class Case:
     factors: str = ""
     own_factors: bool = False
     bias: str = ""
+    reach: int = -1
     masked: bool = True
     causal: bool = False
     ranks: bool = False
@@ -56,6 +58,7 @@ class Case:
         own, precision = " own" * self.own_factors, f" {self.factors}" if self.factors else ""
         parts = [f"dense {self.bias}"] if self.bias else []
         parts += [f"R{self.rank}{own}{precision}"] if self.rank else []
+        parts += [f"band {self.reach}"] if self.reach >= 0 else []
         options = {"causal": self.causal, "ranks": self.ranks, "no mask": not self.masked}
         chosen = [self.layout] * bool(self.layout) + [name for name, option in options.items() if option]
         return ", ".join([" + ".join(parts) or "none", *chosen])
@@ -76,7 +79,7 @@ class Case:
         """Triangle attention over a pair representation, without its numbers; torch is set as for `dtype`."""
         dtype, length = DTYPES[self.dtype], LENGTH - (self.layout == "odd length")
         heads = _empty(1, length, length, HEADS, self.dim, dtype=dtype).transpose(-2, -3)
-        factor = bias = mask = ranks = None
+        factor = bias = band = mask = ranks = None
         if self.rank:
             rows = length if self.own_factors else 1
             factor = _empty(1, rows, HEADS, length, self.rank, dtype=DTYPES[self.factors or self.dtype])
@@ -84,6 +87,8 @@ class Case:
             bias = _empty(1, 1, HEADS, length, length, dtype=DTYPES[self.bias])
             if self.layout == "heads last":
                 bias = bias.permute(0, 1, 3, 4, 2).contiguous().permute(0, 1, 4, 2, 3)
+        if self.reach >= 0:
+            band = _empty(1, 1, HEADS, length, 2 * self.reach + 1, dtype=dtype)
         if self.masked:
             mask = _empty(1, length, length, dtype=torch.bool)
         if self.ranks:
@@ -96,6 +101,7 @@ class Case:
                 q_factor=factor,
                 k_factor=factor,
                 bias=bias,
+                band=band,
                 key_mask=mask,
                 gate=None if self.backward else heads,  # gradients are of attention without its gate
                 causal=self.causal,
@@ -110,6 +116,10 @@ USUAL = (
     *(Case(dtype=dtype, bias=dtype) for dtype in ("fp16", "fp32")),
     *(Case(dtype=dtype, rank=32) for dtype in ("fp16", "fp32", "tf32")),
     Case(dtype="tf32", bias="fp32"),
+    # Factors with pairs near the diagonal as they are.
+    *(Case(rank=rank, reach=16) for rank in (16, 32, 96)),
+    *(Case(dim=dim, rank=32, reach=16) for dim in (24, 48, 64)),
+    *(Case(dtype=dtype, rank=32, reach=16) for dtype in ("fp32", "tf32")),
     # What callers may have: factors in closed form, a bias in any layout, causal attention.
     Case(rank=5, factors="fp32"),
     Case(bias="bf16", layout="odd length"),
@@ -117,6 +127,7 @@ USUAL = (
     Case(bias="bf16", causal=True),
     *(Case(backward=True, **bias) for bias in ({"bias": "bf16"}, {"rank": 32}, {"rank": 96})),
     Case(backward=True, rank=32, own_factors=True),
+    Case(backward=True, rank=32, reach=16),
     Case(backward=True, dim=48, bias="bf16"),
     Case(backward=True, dim=128, bias="bf16"),
     Case(backward=True, dtype="fp32", bias="fp32"),
@@ -153,7 +164,7 @@ ROWS = (
 def _take_gradients(problem: Problem) -> None:
     out = _empty(*problem.output_shape, dtype=problem.q.dtype)
     sums = _empty(*problem.output_shape[:-1], dtype=torch.float32)
-    inputs = ("q", "k", "v", "q_factor", "k_factor", "bias")
+    inputs = ("q", "k", "v", "q_factor", "k_factor", "bias", "band")
     wanted = {name for name in inputs if getattr(problem, name) is not None}
     triton_backend.gradients(problem, out, sums, out, sums, wanted)
 
