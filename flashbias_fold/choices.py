@@ -11,3 +11,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
 }
 FACTOR_NETWORKS = ("sketch", "means")
 MAX_SEED = 2**32 - 1  # what every generator that is seeded accepts
+
+# Neighbours in sequence are what factors find hardest: pairs at most so many places apart keep their exact
+# bias, for which the kernels' tiles near the diagonal read a little more.
+REACH, LARGEST_REACH = 16, 256

@@ -81,7 +81,7 @@ def _text(found: list[Chosen], file: FactorFile, tolerance: float, networks: str
             lines.append(f"  way: dense  # {one.why}")
             continue
         lines += [f"  way: {one.way}", f"  rank: {one.rank}  # {one.error:.3f}; {one.why}"]
-        lines.append(f"  tolerance: {tolerance:g}")
+        lines += [f"  tolerance: {tolerance:g}", f"  reach: {file.reach}"]
         if one.way == "neural":
             lines.append(f'  factors: "{networks}"')
     return "\n".join(lines) + "\n"

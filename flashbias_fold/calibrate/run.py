@@ -121,7 +121,10 @@ class _Calibration:
         network, rank = NETWORKS[self.settings.network], self.settings.rank
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.settings.seed)
-            return {name: Pupil(network(rank=rank, **size).to(device)) for name, size in self.sizes.items()}
+            return {
+                name: Pupil(network(rank=rank, **size).to(device), self.settings.reach)
+                for name, size in self.sizes.items()
+            }
 
     def go(self) -> Result:
         """Train, judge, write."""
@@ -169,12 +172,12 @@ class _Calibration:
 
     def judge(self, aside: list[Job]) -> dict[str, dict[str, dict[str, list[float]]]]:
         """For each layer, way and rank, the errors of all its calls."""
-        ranks = self.ranks()
+        ranks, reach = self.ranks(), self.settings.reach
         found: dict[str, dict[str, dict[str, list[float]]]] = {}
 
         def measure(name: str, look: Look) -> None:
             for way, network in (("neural", self.pupils[name].network), ("lowrank", None)):
-                for rank, error in zip(ranks, look.errors(network, ranks), strict=True):
+                for rank, error in zip(ranks, look.errors(network, ranks, reach), strict=True):
                     found.setdefault(name, {}).setdefault(way, {}).setdefault(str(rank), []).append(error)
 
         for job in aside:
@@ -217,6 +220,7 @@ class _Calibration:
             weights=self.model.weights,
             kind=self.settings.network,
             rank=self.settings.rank,
+            reach=self.settings.reach,
             networks={name: self.pupils[name].network for name in seen},
             sizes={name: self.sizes[name] for name in seen},
             errors={name: _summed_up(errors[name]) for name in seen},

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from flashbias_fold.choices import MAX_SEED
+from flashbias_fold.choices import LARGEST_REACH, MAX_SEED, REACH
 from flashbias_fold.errors import UsageError
 
 LARGEST_RANK = 96
-_LEAST = {"rank": 4, "passes": 1, "steps": 1, "cycles": 1}
+_LEAST = {"rank": 4, "reach": 0, "passes": 1, "steps": 1, "cycles": 1}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,6 +22,7 @@ class Settings:
     model: str = "auto"
     network: str = "sketch"
     rank: int = 32
+    reach: int = REACH
     passes: int = 8
     seed: int = 101
     steps: int | None = None
@@ -39,6 +40,8 @@ class Settings:
                 raise UsageError(f"--{option}: expected a number of at least {least}, got {value}")
         if self.rank > LARGEST_RANK:
             raise UsageError(f"--rank: expected a number up to {LARGEST_RANK}, got {self.rank}")
+        if self.reach > LARGEST_REACH:
+            raise UsageError(f"--reach: expected a number up to {LARGEST_REACH}, got {self.reach}")
         if not 0 <= self.seed <= MAX_SEED:
             raise UsageError(f"--seed: expected a number from 0 to {MAX_SEED}, got {self.seed}")
         if self.out.suffix != ".safetensors":
@@ -46,5 +49,5 @@ class Settings:
 
     def identity(self) -> dict[str, Any]:
         """What the networks depend on, besides the model's weights and the inputs."""
-        chosen = ("network", "rank", "passes", "seed", "steps", "cycles", "dtype")
+        chosen = ("network", "rank", "reach", "passes", "seed", "steps", "cycles", "dtype")
         return {name: getattr(self, name) for name in chosen}

@@ -44,22 +44,23 @@ class Look:
         """From a layer's own arguments."""
         return cls(layer, *layer.rows_of(x, mask), tokens)
 
-    def errors(self, network: FactorNetwork | None, ranks: list[int]) -> list[float]:
+    def errors(self, network: FactorNetwork | None, ranks: list[int], reach: int = 0) -> list[float]:
         """Of the layer's output, for each rank: by a network, or by factors that are computed."""
         exact = self.layer.exact_bias(self.x)
         rows = sample(self.x.shape[-3], _ROWS, self.x.device, self.key_mask)
         found = []
         for rank in ranks:
-            factors = factors_of(exact, self.x, self.key_mask, rank, network, self.tokens)
+            factors = factors_of(exact, self.x, self.key_mask, rank, network, self.tokens, reach=reach)
             found.append(float(self.layer.error_of(factors, exact, self.x, self.key_mask, rows)))
         return found
 
 
 class Pupil:
-    """A network and its optimiser."""
+    """A network and its optimiser; within the `reach` the bias is exact beside its factors."""
 
-    def __init__(self, network: FactorNetwork) -> None:
+    def __init__(self, network: FactorNetwork, reach: int = 0) -> None:
         self.network = network
+        self.reach = reach
         self._rate = _RATES[network.judged_by]
         self._optimiser = torch.optim.Adam(network.parameters(), self._rate)
         self.looks = 0
@@ -96,11 +97,11 @@ class Pupil:
         if self.network.judged_by == "output":
             ranks = ranks_up_to(rank)
             rank = ranks[int(torch.randint(len(ranks), (), generator=generator))]
-        factors = factors_of(exact, look.x, look.key_mask, rank, self.network, look.tokens)
+        factors = factors_of(exact, look.x, look.key_mask, rank, self.network, look.tokens, reach=self.reach)
         if self.network.judged_by == "bias":
             counted = 1.0 if look.key_mask is None else look.key_mask.any(-2)[..., None, None, :]
             exact = exact.float() * counted
-            rest = exact - factors.product() * counted
+            rest = exact - factors.bias() * counted
             return (rest.norm() / exact.norm().clamp(min=_TINY) + _TINY).log()
         order = torch.randperm(look.x.shape[-3], generator=generator)[:_ROWS].to(look.x.device)
         return (look.layer.error_of(factors, exact, look.x, look.key_mask, order) + _TINY).log()

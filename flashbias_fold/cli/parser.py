@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 
 from flashbias_fold import __version__
 from flashbias_fold.bench.kernels import options as kernel_options
-from flashbias_fold.choices import CHOICES, FACTOR_NETWORKS
+from flashbias_fold.choices import CHOICES, FACTOR_NETWORKS, REACH
 from flashbias_fold.cli.streams import say
 from flashbias_fold.errors import UsageError
 
@@ -328,6 +328,14 @@ def _add_calibrate(commands: Any) -> None:
     )
     training.add_argument(
         "--rank", metavar="N", type=_count, default=32, help="the largest rank, 4 to 96 (default: 32)"
+    )
+    training.add_argument(
+        "--reach",
+        metavar="N",
+        type=_count_or_none,
+        default=REACH,
+        help="pairs at most so many places apart keep their exact bias beside the factors "
+        f"(default: {REACH}; 0 for none)",
     )
     training.add_argument(
         "--passes",

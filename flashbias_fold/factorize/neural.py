@@ -21,7 +21,8 @@ from torch import Tensor, nn
 from flashbias_fold.factorize.factors import Factors
 from flashbias_fold.factorize.lowrank import random_columns
 from flashbias_fold.factorize.precision import all_digits
-from flashbias_fold.factorize.weighted import FLOOR, SHARE, importance, turn, unit
+from flashbias_fold.factorize.weighted import FLOOR, SHARE, far_alone, importance, turn, unit
+from flashbias_kernels.band import diagonals
 
 
 class FactorNetwork(nn.Module):
@@ -40,7 +41,13 @@ class FactorNetwork(nn.Module):
         self.heads, self.rank = heads, rank
 
     def forward(
-        self, x: Tensor, bias: Tensor, tokens: Tensor, rank: int, counted: Tensor | None = None
+        self,
+        x: Tensor,
+        bias: Tensor,
+        tokens: Tensor,
+        rank: int,
+        counted: Tensor | None = None,
+        reach: int = 0,
     ) -> Factors:
         """Factors of a rank up to the network's own; their error is not known.
 
@@ -50,6 +57,7 @@ class FactorNetwork(nn.Module):
             tokens: ``(J, S)``, what the model knew of each place before it looked at pairs.
             rank: The first channels that many.
             counted: Boolean, broadcastable to ``(..., J)``: places that are not padding.
+            reach: Pairs at most so many places apart keep their bias, in a band; 0 for none.
         """
         raise NotImplementedError
 
@@ -82,7 +90,13 @@ class SketchNetwork(FactorNetwork):
             nn.init.zeros_(layer.bias)
 
     def forward(
-        self, x: Tensor, bias: Tensor, tokens: Tensor, rank: int, counted: Tensor | None = None
+        self,
+        x: Tensor,
+        bias: Tensor,
+        tokens: Tensor,
+        rank: int,
+        counted: Tensor | None = None,
+        reach: int = 0,
     ) -> Factors:
         """See `FactorNetwork.forward`."""
         with all_digits(bias.device):
@@ -90,16 +104,17 @@ class SketchNetwork(FactorNetwork):
             bias = bias.float()
             if counted is not None:  # padding is nobody's query
                 bias = bias.masked_fill(~counted[..., None, :, None], 0.0)
-            k = self._start(known, bias, rank, counted)
+            k = self._start(known, far_alone(bias, reach, counted), rank, counted)
             weights = importance(
                 bias,
                 counted,
                 share=self.share,
                 of_keys=self.of_keys(known).transpose(-1, -2).unsqueeze(-2),
                 floor=self.log_floor.exp(),
+                reach=reach,
             )
-            q, k, _ = turn(bias, weights, k)
-        return Factors(q.to(x.dtype), k.to(x.dtype))
+            q, k, constant = turn(bias, weights, k)
+            return _with_band(bias - constant, q.to(x.dtype), k.to(x.dtype), reach)
 
     def _start(self, known: Tensor, bias: Tensor, rank: int, counted: Tensor | None) -> Tensor:
         """The keys' channels to begin with."""
@@ -133,9 +148,15 @@ class MeanNetwork(FactorNetwork):
         self.of_rows, self.of_columns = _tangents(*widths), _tangents(*widths)
 
     def forward(
-        self, x: Tensor, bias: Tensor, tokens: Tensor, rank: int, counted: Tensor | None = None
+        self,
+        x: Tensor,
+        bias: Tensor,
+        tokens: Tensor,
+        rank: int,
+        counted: Tensor | None = None,
+        reach: int = 0,
     ) -> Factors:
-        """See `FactorNetwork.forward`; the bias is not looked at."""
+        """See `FactorNetwork.forward`; beyond the reach the bias is not looked at."""
         with all_digits(x.device):
             rows, columns = _mean(x, counted, -2), _mean(x, counted, -3)
             tokens = tokens.float().expand(*rows.shape[:-1], -1)
@@ -144,10 +165,17 @@ class MeanNetwork(FactorNetwork):
                 for network, mean in ((self.of_rows, rows), (self.of_columns, columns))
             )
             q, k = (side.transpose(-2, -3)[..., :rank].to(x.dtype) for side in (q, k))
-        return Factors(q, k)
+            return _with_band(bias, q, k, reach)
 
 
 NETWORKS: dict[str, type[Any]] = {network.kind: network for network in (SketchNetwork, MeanNetwork)}
+
+
+def _with_band(bias: Tensor, q: Tensor, k: Tensor, reach: int) -> Factors:
+    if not reach:
+        return Factors(q, k)
+    rest = bias.float() - q.float() @ k.float().transpose(-1, -2)
+    return Factors(q, k, band=diagonals(rest, reach).to(q.dtype))
 
 
 def _tangents(*widths: int) -> nn.Sequential:

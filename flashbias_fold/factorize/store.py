@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from flashbias_fold.errors import UsageError
 from flashbias_fold.factorize.neural import NETWORKS, FactorNetwork
 
-_FORMAT = "flashbias-fold factors 1"
+_FORMAT = "flashbias-fold factors 2"
 _SEPARATOR = "::"  # between a layer's name and its network's parameter
 
 
@@ -26,6 +26,7 @@ class FactorFile:
         weights: What tells its weights from others of that name.
         kind: Of the networks, one of NETWORKS.
         rank: The largest.
+        reach: Within which the bias was exact beside the factors, when they were trained and measured.
         networks: By the layer's name.
         sizes: For each layer, what its network was built with: `channels`, `tokens`, `heads`.
         errors: For each layer, way and rank, as text, the `mean` and the `largest` relative error of its
@@ -37,6 +38,7 @@ class FactorFile:
     weights: str
     kind: str
     rank: int
+    reach: int
     networks: dict[str, FactorNetwork]
     sizes: dict[str, dict[str, int]]
     errors: dict[str, dict[str, dict[str, dict[str, float]]]] = field(default_factory=dict)

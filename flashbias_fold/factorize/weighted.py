@@ -5,6 +5,9 @@ pair weighs, on average over the rows that share the bias, the best product by t
 form; but given one side, each place of the other is a small least-squares problem of its own. Taking turns
 from the best by norm, one turn of each side gains nearly all there is.
 
+What channels find hardest is mostly near the diagonal: steps from one place to the next, and what is said of
+neighbours alone. Within a reach the product need not be right, since a band adds there what it lacks.
+
 What a pair weighs is known well enough from the bias alone: rows differ in their own scores, and over all of
 them these smooth what softmax makes of the bias. Weights from rows that were attended gain nothing more.
 """
@@ -16,6 +19,7 @@ from torch import Tensor
 
 from flashbias_fold.factorize.factors import Factors
 from flashbias_fold.factorize.precision import all_digits
+from flashbias_kernels.band import diagonals, far
 
 # What a pair weighs at least, against the mean.
 FLOOR = 0.05
@@ -32,6 +36,7 @@ def importance(
     share: float | Tensor = SHARE,
     of_keys: float | Tensor = 0.0,
     floor: float | Tensor = FLOOR,
+    reach: int = 0,
 ) -> Tensor:
     """How much attention looks at each pair, as far as the bias tells; for a query that adds up to 1 + floor.
 
@@ -41,32 +46,47 @@ def importance(
         share: What the bias is multiplied by.
         of_keys: What is added to it, ``(..., H, 1, keys)``.
         floor: What the keys of a query have in common, all together.
+        reach: Pairs at most so many places apart weigh nothing; 0 for none.
     """
     scores = bias.float() * share + of_keys
     if key_mask is None:
-        return scores.softmax(-1) + floor / bias.shape[-1]
-    counted = key_mask[..., None, None, :]
-    weights = scores.masked_fill(~counted, float("-inf")).softmax(-1).nan_to_num(0.0)
-    return weights + counted * floor / counted.sum(-1, keepdim=True).clamp(min=1)
+        weights = scores.softmax(-1) + floor / bias.shape[-1]
+    else:
+        counted = key_mask[..., None, None, :]
+        weights = scores.masked_fill(~counted, float("-inf")).softmax(-1).nan_to_num(0.0)
+        weights = weights + counted * floor / counted.sum(-1, keepdim=True).clamp(min=1)
+    return weights * far(bias, reach) if reach else weights
 
 
-def refit(bias: Tensor, factors: Factors, key_mask: Tensor | None = None) -> Factors:
+def far_alone(bias: Tensor, reach: int, key_mask: Tensor | None = None) -> Tensor:
+    """The bias with the mean of a query's others in place of pairs at most `reach` places apart."""
+    if not reach:
+        return bias
+    beyond = far(bias, reach)
+    seen = beyond if key_mask is None else beyond & key_mask[..., None, None, :]
+    mean = bias.where(seen, 0.0).sum(-1, keepdim=True) / seen.sum(-1, keepdim=True).clamp(min=1)
+    return bias.where(beyond, mean)
+
+
+def refit(bias: Tensor, factors: Factors, key_mask: Tensor | None = None, reach: int = 0) -> Factors:
     """Factors of the same rank that are nearer where attention looks.
 
     Args:
         bias: ``(..., H, queries, keys)``, finite.
         factors: Where to start, as `decompose` gives them, or those of nearly the same bias.
         key_mask: Boolean, broadcastable to ``(..., keys)`` without the heads: keys that count.
+        reach: Pairs at most so many places apart keep their bias, in a band; 0 for none.
     """
     with all_digits(bias.device):
-        values, weights = bias.float(), importance(bias, key_mask)
+        values, weights = bias.float(), importance(bias, key_mask, reach=reach)
         q, k, constant = turn(values, weights, factors.k.float())
-        rest = values - constant - q @ k.transpose(-1, -2)
+        q, k = q.to(factors.q.dtype), k.to(factors.k.dtype)
+        rest = values - constant - q.float() @ k.float().transpose(-1, -2)
         total = weights.sum((-1, -2)).clamp(min=1e-30)
         error = ((weights * rest.square()).sum((-1, -2)) / total).sqrt()
     if factors.error is not None:
         error = torch.maximum(error, torch.where(factors.error.isinf(), factors.error, 0.0))
-    return Factors(q.to(factors.q.dtype), k.to(factors.k.dtype), error, factors.ranks)
+    return Factors(q, k, error, factors.ranks, diagonals(rest, reach).to(q.dtype) if reach else None)
 
 
 def turn(values: Tensor, weights: Tensor, k: Tensor) -> tuple[Tensor, Tensor, Tensor]:

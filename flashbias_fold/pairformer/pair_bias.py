@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from flashbias_fold.factorize import Factors, decompose, refit
+from flashbias_fold.factorize import Factors, decompose, far_alone, refit
 from flashbias_fold.pairformer.keep import Keep
 from flashbias_fold.pairformer.layout import heads_first, with_room
 from flashbias_fold.pairformer.plan import Rule
@@ -140,27 +140,25 @@ class PairBiasAttention(nn.Module):
         whole = {"bias": exact}
         if self.rule.way != "lowrank" or exact.shape[-1] == 1:
             return whole
-        assert self.rule.rank is not None and self.rule.tolerance is not None
+        rule = self.rule
+        assert rule.rank is not None and rule.tolerance is not None
         last = self._last  # of the cycle before, near already if it is of the same pairs
         if last is None or last.k.shape[:-1] != exact.shape[:-1]:
-            last = decompose(exact, self.rule.rank).factors
-        factors = refit(exact, last)
-        given = {"q_factor": factors.q, "k_factor": factors.k}
-        error = self._error_of(given, whole, rows, s)
+            last = decompose(far_alone(exact, rule.reach), rule.rank).factors
+        factors = refit(exact, last, reach=rule.reach)
+        error = self._error_of(factors, exact, rows, s)
         if factors.error is not None:
             error = torch.where(factors.error.isfinite().all(), error, torch.inf)
         worst = float(error)  # one number from the device: the attention waits for the decision anyway
-        if not worst <= self.rule.tolerance:  # NaN is not
+        if not worst <= rule.tolerance:  # NaN is not
             self._last = None
             self._fallbacks += 1
             return whole
         self._last = factors if self._keep is None else None
         self._error = max(self._error, worst)
-        return given
+        return factors.arguments()
 
-    def _error_of(
-        self, given: dict[str, Any], exact: dict[str, Any], rows: _Projected, s: Tensor | None
-    ) -> Tensor:
+    def _error_of(self, factors: Factors, exact: Tensor, rows: _Projected, s: Tensor | None) -> Tensor:
         """Of what some tokens become, relative to what they become with the exact bias."""
         length = rows.q.shape[-2]
         count = min(length, _MEASURED_ON)
@@ -168,8 +166,8 @@ class PairBiasAttention(nn.Module):
         some = rows.only(queries)
         some_s = None if s is None else s[..., queries, :]
         found, right = (
-            self._let_through(self._attend(some, _of_queries(bias, queries)), some_s).float()
-            for bias in (given, exact)
+            self._let_through(self._attend(some, {"bias": bias}), some_s).float()
+            for bias in (factors.bias(queries), exact[..., queries, :])
         )
         return (found - right).norm() / right.norm().clamp(min=torch.finfo(torch.float32).tiny)
 
@@ -186,10 +184,7 @@ class PairBiasAttention(nn.Module):
         return {
             "way": self.rule.way,
             "rank": self.rule.rank,
+            "reach": None if self.rule.rank is None else self.rule.reach,
             "certified_error": error,
             "fallbacks": self._fallbacks,
         }
-
-
-def _of_queries(bias: dict[str, Any], queries: Tensor) -> dict[str, Any]:
-    return {name: t if name == "k_factor" else t[..., queries, :] for name, t in bias.items()}

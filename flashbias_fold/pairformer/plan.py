@@ -12,12 +12,16 @@ from typing import Any
 
 import yaml
 
+from flashbias_fold.choices import LARGEST_REACH, REACH
 from flashbias_fold.errors import UsageError
 
 # What is in a rule of a plan's file, and what it may be.
 _WAYS = ("neural", "lowrank", "dense", "stock")
-_FIELDS = ("layers", "way", "rank", "tolerance", "factors")
-_FIELDS_OF_FACTORS = {"neural": ("rank", "tolerance", "factors"), "lowrank": ("rank", "tolerance")}
+_FIELDS = ("layers", "way", "rank", "tolerance", "reach", "factors")
+_FIELDS_OF_FACTORS = {
+    "neural": ("rank", "tolerance", "reach", "factors"),
+    "lowrank": ("rank", "tolerance", "reach"),
+}
 _LARGEST_RANK = 128
 
 
@@ -33,6 +37,7 @@ class Rule:
         rank: Channels of the factors.
         tolerance: The largest relative error of a layer's output that is let pass; beyond it the exact bias
             is used in the same call.
+        reach: Beside factors, pairs at most so many places apart keep their exact bias; 0 for none.
         factors: The file of the networks.
     """
 
@@ -40,6 +45,7 @@ class Rule:
     way: str
     rank: int | None = None
     tolerance: float | None = None
+    reach: int = 0
     factors: Path | None = None
 
 
@@ -104,7 +110,7 @@ class Plan:
             {
                 name: str(value) if isinstance(value, Path) else value
                 for name, value in vars(rule).items()
-                if value is not None
+                if value is not None and (name != "reach" or rule.rank is not None)
             }
             for rule in self.rules
         ]
@@ -129,7 +135,12 @@ def _rule(item: Any, where: str, folder: Path) -> Rule:
         return Rule(layers, way)
     factors = _factors(item.get("factors"), where, folder) if "factors" in own else None
     return Rule(
-        layers, way, _rank(item.get("rank"), where), _tolerance(item.get("tolerance"), where), factors
+        layers,
+        way,
+        _rank(item.get("rank"), where),
+        _tolerance(item.get("tolerance"), where),
+        _reach(item.get("reach", REACH), where),
+        factors,
     )
 
 
@@ -153,6 +164,14 @@ def _digest(path: Path) -> str:
 def _rank(value: Any, where: str) -> int:
     if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= _LARGEST_RANK:
         raise UsageError(f"--plan: {where}: rank: expected a number from 1 to {_LARGEST_RANK}, got {value!r}")
+    return value
+
+
+def _reach(value: Any, where: str) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= LARGEST_REACH:
+        raise UsageError(
+            f"--plan: {where}: reach: expected a number from 0 to {LARGEST_REACH}, got {value!r}"
+        )
     return value
 
 

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from flashbias_fold.factorize import FactorNetwork, Factors, decompose, refit
+from flashbias_fold.factorize import FactorNetwork, Factors, decompose, far_alone, refit
 from flashbias_fold.pairformer.layout import heads_first
 from flashbias_fold.pairformer.plan import Rule
 from flashbias_kernels import biased_attention, layer_norm
@@ -146,21 +146,22 @@ class TriangleAttention(nn.Module):
 
     def _factors_or(self, exact: Tensor, x: Tensor, key_mask: Tensor | None) -> dict[str, Any]:
         """Factors of the exact bias, or itself where what they make of some rows is too far off."""
-        assert self.rule.rank is not None and self.rule.tolerance is not None
-        factors = factors_of(exact, x, key_mask, self.rule.rank, self.network, self._tokens, self._last)
+        rule, tokens, last = self.rule, self._tokens, self._last
+        assert rule.rank is not None and rule.tolerance is not None
+        factors = factors_of(exact, x, key_mask, rule.rank, self.network, tokens, last, rule.reach)
         rows = sample(x.shape[-3], _MEASURED_ON, x.device, key_mask)
         error = self.error_of(factors, exact, x, key_mask, rows)
         if factors.error is not None:
             error = torch.where(factors.error.isfinite().all(), error, torch.inf)
         worst = float(error)  # one number from the device: the rows that follow wait for the decision anyway
         self._calls += 1
-        if not worst <= self.rule.tolerance:  # NaN is not
+        if not worst <= rule.tolerance:  # NaN is not
             self._fallbacks += 1
             self._last = None
             return _shared(bias=exact)
         self._error = max(self._error, worst)
         self._last = factors
-        return _shared(q_factor=factors.q, k_factor=factors.k)
+        return _shared(**factors.arguments())
 
     def error_of(
         self, factors: Factors, exact: Tensor, x: Tensor, key_mask: Tensor | None, rows: Tensor
@@ -169,7 +170,7 @@ class TriangleAttention(nn.Module):
         projected = self._project(x[..., rows, :, :])
         if key_mask is not None:
             key_mask = key_mask[..., rows, :]
-        given = (_shared(q_factor=factors.q, k_factor=factors.k), _shared(bias=exact))
+        given = (_shared(**factors.arguments()), _shared(bias=exact))
         found, right = (self._attend(projected, bias, key_mask).float() for bias in given)
         if key_mask is not None:
             found, right = found * key_mask[..., None], right * key_mask[..., None]
@@ -194,6 +195,7 @@ class TriangleAttention(nn.Module):
         return {
             "way": self.rule.way,
             "rank": self.rule.rank,
+            "reach": None if self.rule.rank is None else self.rule.reach,
             "certified_error": error,
             "fallbacks": self._fallbacks,
         }
@@ -207,6 +209,7 @@ def factors_of(
     network: FactorNetwork | None = None,
     tokens: Tensor | None = None,
     last: Factors | None = None,
+    reach: int = 0,
 ) -> Factors:
     """Factors of a bias (..., H, J, J): by a network, or computed.
 
@@ -218,16 +221,17 @@ def factors_of(
         network: What makes them; they are computed where there is none.
         tokens: What networks are told of each place.
         last: Those of the cycle before, which are near already if they are of the same pairs.
+        reach: Pairs at most so many places apart keep their bias; 0 for none.
     """
     counted = None if key_mask is None else key_mask.any(-2)
     if network is not None:
         assert tokens is not None
-        return network(x, exact, tokens, rank, counted)
+        return network(x, exact, tokens, rank, counted, reach)
     if counted is not None:  # what stands at padding must not take channels
         exact = exact.masked_fill(~counted[..., None, :, None], 0.0)
     if last is None or last.k.shape[:-1] != exact.shape[:-1]:
-        last = decompose(exact, rank, key_mask=counted).factors
-    return refit(exact, last, counted)
+        last = decompose(far_alone(exact, reach, counted), rank, key_mask=counted).factors
+    return refit(exact, last, counted, reach)
 
 
 def sample(rows: int, most: int, device: torch.device, key_mask: Tensor | None) -> Tensor:

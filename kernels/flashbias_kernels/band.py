@@ -16,21 +16,26 @@ def reach_of(band: Tensor) -> int:
 
 def diagonals(matrix: Tensor, reach: int) -> Tensor:
     """The band of a matrix ``(..., rows, columns)``; zero where there is no such column."""
-    place, inside = _columns(matrix.shape[-2], matrix.shape[-1], reach, matrix.device)
+    rows = torch.arange(matrix.shape[-2], device=matrix.device)
+    place, inside = _columns(rows, matrix.shape[-1], reach)
     return matrix.gather(-1, place.expand(*matrix.shape[:-2], *place.shape)).where(inside, 0.0)
 
 
-def spread(band: Tensor, columns: int, first: int = 0) -> Tensor:
-    """The matrix whose band this is, from row `first`, ``(..., rows, columns)``; zero elsewhere."""
-    place, inside = _columns(band.shape[-2], columns, reach_of(band), band.device, first)
+def spread(band: Tensor, columns: int, rows: Tensor | None = None) -> Tensor:
+    """The matrix whose band this is, ``(..., rows, columns)``, zero elsewhere; `rows` are those of a part."""
+    rows = torch.arange(band.shape[-2], device=band.device) if rows is None else rows
+    place, inside = _columns(rows, columns, reach_of(band))
     matrix = band.new_zeros(*band.shape[:-1], columns)
     return matrix.scatter_add(-1, place.expand(band.shape), band.where(inside, 0.0))
 
 
-def _columns(
-    rows: int, columns: int, reach: int, device: torch.device, first: int = 0
-) -> tuple[Tensor, Tensor]:
+def far(matrix: Tensor, reach: int) -> Tensor:
+    """Which places of a matrix ``(..., rows, columns)`` are beyond the band, ``(rows, columns)``."""
+    rows, columns = (torch.arange(size, device=matrix.device) for size in matrix.shape[-2:])
+    return (rows[:, None] - columns).abs() > reach
+
+
+def _columns(rows: Tensor, columns: int, reach: int) -> tuple[Tensor, Tensor]:
     """Where each entry of a band stands, somewhere else for those that are nowhere, and which are not."""
-    steps = torch.arange(-reach, reach + 1, device=device)
-    place = torch.arange(first, first + rows, device=device)[:, None] + steps
+    place = rows[:, None] + torch.arange(-reach, reach + 1, device=rows.device)
     return place.clamp(0, max(columns - 1, 0)), (place >= 0) & (place < columns)

@@ -73,7 +73,8 @@ def scores_of(problem: Problem, dtype: torch.dtype, first: int = 0, end: int | N
         bias = problem.bias.expand(*problem.bias.shape[:-2], problem.queries, problem.keys)
         scores = scores + bias[..., lines, :].to(dtype)
     if problem.band is not None:
-        scores = scores + spread(problem.band[..., lines, :].to(dtype), problem.keys, first)
+        places = torch.arange(problem.queries, device=problem.q.device)[lines]
+        scores = scores + spread(problem.band[..., lines, :].to(dtype), problem.keys, places)
     if problem.allowed_keys is not None:
         scores = scores.masked_fill(~problem.allowed_keys, float("-inf"))
     if problem.allowed_pairs is not None:

@@ -77,7 +77,7 @@ def test_alibi_is_exact(queries, keys):
     assert_shapes(factors, (3,), queries, keys, 2)
     assert factors.error.tolist() == [0.0] * 3
     assert_true_error(bias, factors)
-    torch.testing.assert_close(factors.product().double(), bias, rtol=1e-6, atol=1e-5)
+    torch.testing.assert_close(factors.bias().double(), bias, rtol=1e-6, atol=1e-5)
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE)
@@ -122,7 +122,7 @@ def test_squared_distances(dim, queries, keys):
     factors, bias = squared_distance(x, y, weight), dense_distance(x, y, weight)
     assert_shapes(factors, (3,), queries, keys, dim + 2)
     assert_true_error(bias, factors)
-    torch.testing.assert_close(factors.product().double(), bias, rtol=1e-5, atol=1e-4)
+    torch.testing.assert_close(factors.bias().double(), bias, rtol=1e-5, atol=1e-4)
 
 
 @pytest.mark.parametrize("leading", [(2,), (2, 3)])
@@ -135,7 +135,7 @@ def test_points_and_weights_of_a_batch(leading):
     assert_same_attention(bias, factors, torch.float32, leading)
     shared = squared_distance(x, y, weight.reshape(-1, 4)[0])
     first = (0,) * len(leading)
-    torch.testing.assert_close(shared.product()[first], factors.product()[first])
+    torch.testing.assert_close(shared.bias()[first], factors.bias()[first])
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE)
@@ -198,8 +198,8 @@ def test_the_error_of_distances_is_true(data):
 def test_distances_do_not_depend_on_order_or_place(seed, shift):
     x, weight = normal(30, 3, seed=seed, dtype=torch.float32), torch.tensor([0.3, 1.0])
     order = torch.randperm(30, generator=torch.Generator().manual_seed(seed))
-    there = squared_distance(x, x, weight).product()[:, order][:, :, order]
-    moved = squared_distance((x + shift)[order], (x + shift)[order], weight).product()
+    there = squared_distance(x, x, weight).bias()[:, order][:, :, order]
+    moved = squared_distance((x + shift)[order], (x + shift)[order], weight).bias()
     assert (there - moved).abs().max() <= 1e-4 * (1 + abs(shift))
 
 
@@ -341,7 +341,7 @@ def test_a_head_that_is_not_finite_says_so(value):
     factors = constant(bias)
     assert factors.error.isinf().tolist() == [False, True, False]
     assert factors.q.isfinite().all()
-    torch.testing.assert_close(factors.product()[2].double(), constant(bias[2:]).product()[0].double())
+    torch.testing.assert_close(factors.bias()[2].double(), constant(bias[2:]).bias()[0].double())
 
 
 def test_autocast_takes_no_digits():

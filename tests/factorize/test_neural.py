@@ -42,7 +42,7 @@ def attended(bias):
 
 def error(factors, bias):
     exact = attended(bias)
-    return float((attended(factors.product()) - exact).norm() / exact.norm())
+    return float((attended(factors.bias()) - exact).norm() / exact.norm())
 
 
 @pytest.mark.parametrize("rank", [4, 8, 16])
@@ -78,7 +78,7 @@ def test_the_authors_networks_learn_the_bias_and_never_see_it():
     errors = []
     for _ in range(60):
         found = learning(x, bias, tokens, 8)
-        loss = (found.product() - bias).square().mean()
+        loss = (found.bias() - bias).square().mean()
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
@@ -110,8 +110,11 @@ def test_nothing_becomes_nan(kind, data):
     if data.draw(st.booleans()):
         x, bias = torch.ones_like(x), torch.full_like(bias, size)
     mask = None if counted is None else torch.arange(length) < counted
-    found = network(kind)(x, bias, tokens, rank, mask)
+    reach = data.draw(st.sampled_from([0, 2, 40]))
+    found = network(kind)(x, bias, tokens, rank, mask, reach)
     assert torch.isfinite(found.q).all() and torch.isfinite(found.k).all()
+    assert (found.band is not None) == bool(reach)
+    assert found.band is None or torch.isfinite(found.band).all()
 
 
 @KINDS
@@ -123,8 +126,29 @@ def test_what_stands_at_padding_does_not_matter(kind):
     wild = made(torch.where(pairs[..., None], x, 1e3), torch.where(pairs, bias, -1e3), tokens, 8, real)
     plain = made(x * pairs[..., None], bias * pairs, tokens, 8, real)
     torch.testing.assert_close(
-        wild.product()[:, real][..., real], plain.product()[:, real][..., real], rtol=1e-3, atol=1e-3
+        wild.bias()[:, real][..., real], plain.bias()[:, real][..., real], rtol=1e-3, atol=1e-3
     )
+
+
+@KINDS
+@pytest.mark.parametrize("reach", [1, 6, 39])
+def test_pairs_within_reach_keep_their_bias(kind, reach):
+    x, bias, tokens = problem(40)
+    with torch.no_grad():
+        rest = network(kind)(x, bias, tokens, 8, reach=reach).bias() - bias
+    distance = torch.arange(40) - torch.arange(40)[:, None]
+    near = rest.where(distance.abs() <= reach, torch.nan)
+    spread = near - near.nanmedian(-1, keepdim=True).values  # each query has a constant of its own
+    assert float(spread.nan_to_num().abs().max()) < 1e-4 * float(bias.abs().max())
+
+
+def test_a_reach_brings_a_sketch_nearer():
+    x, bias, tokens = problem(60)
+    with torch.no_grad():
+        errors = [
+            error(network(SketchNetwork)(x, bias, tokens, 4, reach=reach), bias) for reach in (0, 5, 20)
+        ]
+    assert errors == sorted(errors, reverse=True)
 
 
 @KINDS
@@ -135,8 +159,8 @@ def test_leading_dimensions_have_factors_of_their_own(kind):
     together = made(x, bias, tokens, 8)
     for index in range(2):
         alone = made(x[index], bias[index], tokens, 8)
-        rest = together.product()[index] - alone.product()
-        assert rest.norm() < 1e-2 * alone.product().norm()
+        rest = together.bias()[index] - alone.bias()
+        assert rest.norm() < 1e-2 * alone.bias().norm()
 
 
 @KINDS
@@ -158,6 +182,7 @@ def a_file(kind=SketchNetwork, **changes):
         "model": "demo",
         "weights": "sha256 abc",
         "kind": kind.kind,
+        "reach": 16,
         "rank": 8,
         "networks": made,
         "sizes": dict.fromkeys(made, size),
@@ -172,7 +197,7 @@ def test_a_file_gives_back_what_was_saved(kind, tmp_path):
     saved.save(path)
     assert [entry.name for entry in tmp_path.iterdir()] == ["f.safetensors"]
     found = FactorFile.load(path)
-    assert (found.model, found.rank, found.errors) == (saved.model, saved.rank, saved.errors)
+    assert (found.model, found.rank, found.reach, found.errors) == ("demo", saved.rank, 16, saved.errors)
     x, bias, tokens = problem(20)
     for name, made in saved.networks.items():
         assert torch.equal(found.networks[name](x, bias, tokens, 5).k, made(x, bias, tokens, 5).k)
@@ -216,6 +241,6 @@ def test_a_file_that_does_not_agree_with_itself_is_refused(harm, tmp_path):
         said["kind"] = "wish"
     else:
         del said["sizes"]
-    save_file(tensors, path, metadata={"format": "flashbias-fold factors 1", "about": json.dumps(said)})
+    save_file(tensors, path, metadata={"format": "flashbias-fold factors 2", "about": json.dumps(said)})
     with pytest.raises(UsageError, match="damaged"):
         FactorFile.load(path)

@@ -5,8 +5,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flashbias_fold.factorize import Factors, decompose, refit
+from flashbias_fold.factorize import Factors, decompose, far_alone, refit
 from flashbias_fold.factorize.weighted import importance, turn
+from flashbias_kernels.band import far
 
 
 def attention(seed=0, rows=40, heads=2, length=60, peaked=3.0):
@@ -25,7 +26,7 @@ def output_error(own, bias, factors):
     )
     values, own = values.double(), own.double()
     exact = (own + bias.double()).softmax(-1) @ values
-    found = (own + factors.q.double() @ factors.k.double().transpose(-1, -2)).softmax(-1) @ values
+    found = (own + factors.bias().double()).softmax(-1) @ values
     return float((found - exact).norm() / exact.norm())
 
 
@@ -73,7 +74,7 @@ def test_weights_of_a_query_add_up(seed, keys, counted):
 def test_the_error_is_that_of_the_weights():
     _, bias, _ = attention()
     factors = refit(bias, decompose(bias, 16).factors)
-    rest = bias.double() - factors.product().double()
+    rest = bias.double() - factors.bias().double()
     weights = importance(bias).double()
     rest = rest - (weights * rest).sum(-1, keepdim=True) / weights.sum(-1, keepdim=True)
     expected = ((weights * rest.square()).sum((-1, -2)) / weights.sum((-1, -2))).sqrt().float()
@@ -91,18 +92,58 @@ def test_nothing_becomes_nan(data):
     if some(True, False):
         bias = bias[..., :1].expand(-1, -1, keys) * 1.0
     mask = some(torch.ones(keys, dtype=torch.bool), torch.arange(keys) < keys // 2)
-    found = refit(bias, decompose(bias, rank, key_mask=mask).factors, mask)
-    for tensor in (found.q, found.k, found.error):
+    reach = some(0, 1, 5, 50)
+    start = decompose(far_alone(bias, reach, mask), rank, key_mask=mask).factors
+    found = refit(bias, start, mask, reach)
+    for tensor in (found.q, found.k, found.error, *([found.band] if reach else [])):
         assert torch.isfinite(tensor).all()
 
 
-def test_keys_that_do_not_count_take_no_channel():
+@pytest.mark.parametrize("reach", [0, 7])
+def test_keys_that_do_not_count_take_no_channel(reach):
     _, bias, _ = attention()
     mask = torch.arange(60) % 4 > 0
     wild = torch.where(mask, bias, 1e4)
-    found = refit(wild, decompose(wild, 16, key_mask=mask).factors, mask)
-    plain = refit(bias, decompose(bias, 16, key_mask=mask).factors, mask)
-    torch.testing.assert_close(found.product()[..., mask], plain.product()[..., mask], rtol=1e-3, atol=1e-2)
+    found, plain = (
+        refit(each, decompose(far_alone(each, reach, mask), 16, key_mask=mask).factors, mask, reach)
+        for each in (wild, bias)
+    )
+    torch.testing.assert_close(found.bias()[..., mask], plain.bias()[..., mask], rtol=1e-3, atol=1e-2)
+
+
+def toeplitz(heads=2, length=80, seed=0):
+    """A bias that says mostly how far apart two places are, with all distances up to 12 told apart."""
+    generator = torch.Generator().manual_seed(seed)
+    table = 3 * torch.randn(heads, 25, generator=generator)
+    steps = (torch.arange(length) - torch.arange(length)[:, None]).clamp(-12, 12) + 12
+    smooth = torch.randn(heads, length, 3, generator=generator) @ torch.randn(
+        heads, 3, length, generator=generator
+    )
+    return table[:, steps] + smooth
+
+
+@pytest.mark.parametrize("reach", [1, 4, 12, 79, 200])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_pairs_within_reach_keep_their_bias(reach, dtype):
+    """Up to a constant of the query, whatever the rank and however factors are rounded."""
+    bias = toeplitz().to(dtype)
+    factors = refit(bias, decompose(far_alone(bias, reach), 4).factors, reach=reach)
+    assert factors.band.shape == (2, 80, 2 * reach + 1)
+    rest = factors.bias().double() - bias.double()
+    near = ~far(bias, reach)
+    middle = rest.where(near, torch.nan).nanmedian(-1, keepdim=True).values
+    assert ((rest - middle).abs()[..., near] <= 2 * torch.finfo(dtype).eps * bias.abs().max()).all()
+
+
+def test_a_reach_saves_channels_where_neighbours_are_told_apart():
+    own, _, _ = attention(length=80)
+    bias = toeplitz()
+    errors = {}
+    for reach in (0, 4, 12):
+        factors = refit(bias, decompose(far_alone(bias, reach), 8).factors, reach=reach)
+        errors[reach] = output_error(own, bias, factors)
+    assert errors[4] < errors[0]
+    assert errors[12] < 0.05 * errors[0]  # what is left has rank 5: three, and two sides of the diagonal
 
 
 def test_what_cannot_be_factored_still_says_so():

@@ -4,7 +4,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flashbias_kernels.band import diagonals, reach_of, spread
+from flashbias_kernels.band import diagonals, far, reach_of, spread
 
 
 @settings(deadline=None, max_examples=60)
@@ -20,7 +20,10 @@ def test_a_band_is_the_diagonals_of_its_matrix(rows, columns, reach, first):
             assert torch.equal(band[:, i, d], expected.double())
     distance = torch.arange(columns) - torch.arange(rows)[:, None]
     assert torch.equal(spread(band, columns), matrix.where(distance.abs() <= reach, 0.0))
-    assert torch.equal(spread(band[:, first:], columns, first), spread(band, columns)[:, first:])
+    assert torch.equal(far(matrix, reach), distance.abs() > reach)
+    assert torch.equal(
+        spread(band[:, first:], columns, torch.arange(rows)[first:]), spread(band, columns)[:, first:]
+    )
 
 
 def test_what_stands_for_no_column_is_ignored():

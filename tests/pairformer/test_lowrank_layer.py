@@ -35,8 +35,8 @@ def pair(n, seed=0, rank=6):
     return smooth / rank**0.5 + 0.1 * normal(n, n, 24)
 
 
-def lowrank(stock, rank=16, tolerance=1.0):
-    return TriangleAttention(stock, Rule("*", "lowrank", rank, tolerance))
+def lowrank(stock, rank=16, tolerance=1.0, reach=0):
+    return TriangleAttention(stock, Rule("*", "lowrank", rank, tolerance, reach))
 
 
 def relative(a, b):
@@ -52,13 +52,23 @@ def test_more_channels_are_nearer(stock):
 
 
 @pytest.mark.parametrize("n", [2, 3, 15, 16, 17, 33, 61, 90])
-@pytest.mark.parametrize("rank", [1, 16, 40])
-def test_the_error_that_it_states_is_that_of_its_output(stock, n, rank):
-    x, layer = pair(n), lowrank(stock, rank)
+@pytest.mark.parametrize(("rank", "reach"), [(1, 0), (16, 0), (40, 0), (4, 3), (16, 16)])
+def test_the_error_that_it_states_is_that_of_its_output(stock, n, rank, reach):
+    x, layer = pair(n), lowrank(stock, rank, reach=reach)
     error = relative(layer(x), TriangleAttention(stock, DENSE)(x))
     said = layer.report()["certified_error"]
     assert said == pytest.approx(error, rel=0.5, abs=1e-3)
-    assert layer.report() == {"way": "lowrank", "rank": rank, "certified_error": said, "fallbacks": 0}
+    assert layer.report() == {
+        "way": "lowrank", "rank": rank, "reach": reach, "certified_error": said, "fallbacks": 0,
+    }  # fmt: skip
+
+
+def test_more_neighbours_are_nearer(stock):
+    x = pair(60)
+    exact = TriangleAttention(stock, DENSE)(x)
+    errors = [relative(lowrank(stock, 8, reach=reach)(x), exact) for reach in (0, 3, 16, 60)]
+    assert errors == sorted(errors, reverse=True)
+    assert errors[-1] < 1e-5
 
 
 def test_beyond_the_tolerance_the_call_is_exact(stock):
@@ -87,12 +97,13 @@ def test_a_bias_that_is_not_finite_is_left_to_the_exact_kernel(stock):
     assert layer.report()["fallbacks"] == 1
 
 
-def test_padding_changes_nothing(stock):
+@pytest.mark.parametrize("reach", [0, 8])
+def test_padding_changes_nothing(stock, reach):
     """Rows and keys of padding, in which anything may stand, neither take channels nor count as samples."""
     x, real = pair(64), 41
     mask = torch.zeros(64, 64)
     mask[:real, :real] = 1
-    layer, alone = lowrank(stock), lowrank(stock)
+    layer, alone = lowrank(stock, reach=reach), lowrank(stock, reach=reach)
     padded = layer(torch.where(mask.bool()[..., None], x, 100 * pair(64, 1)), mask=mask)[:real, :real]
     exact = TriangleAttention(stock, DENSE)(x[:real, :real])
     assert relative(padded, exact) < 1.3 * relative(alone(x[:real, :real]), exact)
@@ -104,12 +115,13 @@ def test_a_mask_of_ones_is_none(stock):
     assert relative(lowrank(stock)(x, mask=torch.ones(48, 48)), lowrank(stock)(x)) < 1e-5
 
 
-def test_later_cycles_start_from_the_last_and_are_as_near(stock):
-    layer, drift = lowrank(stock), pair(70, 1)
+@pytest.mark.parametrize("reach", [0, 8])
+def test_later_cycles_start_from_the_last_and_are_as_near(stock, reach):
+    layer, drift = lowrank(stock, reach=reach), pair(70, 1)
     for cycle in range(5):
         x = pair(70) + 0.1 * cycle * drift
         exact = TriangleAttention(stock, DENSE)(x)
-        cold = relative(lowrank(stock)(x), exact)
+        cold = relative(lowrank(stock, reach=reach)(x), exact)
         assert relative(layer(x), exact) < 1.1 * cold + 1e-3
 
 
@@ -127,7 +139,8 @@ def test_nothing_is_left_of_the_last_prediction(stock):
 @pytest.mark.parametrize("chunk_size", [7, 33])
 def test_chunks_change_nothing(stock, chunk_size):
     x = pair(45)
-    assert relative(lowrank(stock)(x, chunk_size=chunk_size), lowrank(stock)(x)) < 1e-5
+    layer = lowrank(stock, reach=5)
+    assert relative(layer(x, chunk_size=chunk_size), lowrank(stock, reach=5)(x)) < 1e-5
 
 
 def test_leading_dimensions_have_factors_of_their_own(stock):

@@ -66,8 +66,8 @@ def relative(a, b):
     return float((a - b).norm() / b.norm())
 
 
-def lowrank(stock, rank=16, tolerance=1.0, keep=None):
-    return PairBiasAttention(stock, Rule("*", "lowrank", rank, tolerance), keep)
+def lowrank(stock, rank=16, tolerance=1.0, keep=None, reach=0):
+    return PairBiasAttention(stock, Rule("*", "lowrank", rank, tolerance, reach), keep)
 
 
 @pytest.mark.parametrize("n", [1, 2, 15, 16, 17, 33, 64, 65, 101])
@@ -155,14 +155,24 @@ def test_more_channels_are_nearer(stock):
 
 
 @pytest.mark.parametrize("n", [2, 3, 17, 61, 130])
-@pytest.mark.parametrize("rank", [1, 12, 40])
+@pytest.mark.parametrize(("rank", "reach"), [(1, 0), (12, 0), (40, 0), (4, 3), (12, 16)])
 @pytest.mark.parametrize("samples", [(), (3,)])
-def test_the_error_that_it_states_is_that_of_its_output(stock, n, rank, samples):
-    given, layer = inputs(n, *samples, rank=6), lowrank(stock, rank)
+def test_the_error_that_it_states_is_that_of_its_output(stock, n, rank, reach, samples):
+    given, layer = inputs(n, *samples, rank=6), lowrank(stock, rank, reach=reach)
     error = relative(layer(*given), PairBiasAttention(stock, DENSE)(*given))
     said = layer.report()["certified_error"]
     assert said == pytest.approx(error, rel=0.3, abs=1e-3)
-    assert layer.report() == {"way": "lowrank", "rank": rank, "certified_error": said, "fallbacks": 0}
+    assert layer.report() == {
+        "way": "lowrank", "rank": rank, "reach": reach, "certified_error": said, "fallbacks": 0,
+    }  # fmt: skip
+
+
+def test_more_neighbours_are_nearer(stock):
+    given = inputs(60, rank=6)
+    exact = PairBiasAttention(stock, DENSE)(*given)
+    errors = [relative(lowrank(stock, 4, reach=reach)(*given), exact) for reach in (0, 5, 20, 60)]
+    assert errors == sorted(errors, reverse=True)
+    assert errors[-1] < 1e-5
 
 
 def test_beyond_the_tolerance_the_call_is_exact(stock):
@@ -209,7 +219,7 @@ def test_nothing_is_left_of_the_last_prediction(stock):
 
 
 def test_report_says_what_ran(stock):
-    exact = {"way": "dense", "rank": None, "certified_error": 0.0, "fallbacks": 0}
+    exact = {"way": "dense", "rank": None, "reach": None, "certified_error": 0.0, "fallbacks": 0}
     assert PairBiasAttention(stock, DENSE).report() == exact
     assert PairBiasAttention(stock, NONE).report()["certified_error"] is None
 
@@ -227,7 +237,7 @@ class Counted(PairBiasAttention):
         return super()._exact(z, fused)
 
 
-@pytest.fixture(params=[DENSE, Rule("*", "lowrank", 16, 1.0), Rule("*", "lowrank", 1, 1e-9)],
+@pytest.fixture(params=[DENSE, Rule("*", "lowrank", 16, 1.0, 4), Rule("*", "lowrank", 1, 1e-9)],
                 ids=["dense", "factors", "factors that fail"])  # fmt: skip
 def kept(request, of_diffusion):
     """A layer that keeps, and one of the same rule that does not."""

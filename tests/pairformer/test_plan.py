@@ -1,7 +1,5 @@
 """Plans: what a file may say, and which rule decides for a layer."""
 
-import dataclasses
-
 import pytest
 import yaml
 
@@ -25,15 +23,21 @@ def test_the_first_rule_that_fits_decides(tmp_path):
         """,
     )
     assert plan.rule("confidence_head.blocks.0.tri_att_start").way == "stock"
-    assert plan.rule("trunk.blocks.3.tri_att_start") == Rule("*.blocks.?.tri_att_start", "lowrank", 24, 0.1)
+    assert plan.rule("trunk.blocks.3.tri_att_start") == Rule(
+        "*.blocks.?.tri_att_start", "lowrank", 24, 0.1, reach=16
+    )
     assert plan.rule("trunk.blocks.13.tri_att_start").way == "dense"
     assert plan.rule("trunk.blocks.3.tri_att_end").way == "dense"
 
 
 def test_a_plan_that_is_written_is_read_as_it_was(tmp_path):
-    rules = [Rule("a*", "lowrank", 8, 0.25), Rule("b", "dense"), Rule("*", "stock")]
-    text = yaml.safe_dump([{k: v for k, v in dataclasses.asdict(r).items() if v is not None} for r in rules])
-    assert load(tmp_path, text).rules == tuple(rules)
+    rules = [
+        Rule("a*", "lowrank", 8, 0.25, reach=5),
+        Rule("c", "lowrank", 8, 0.25),
+        Rule("b", "dense"),
+        Rule("*", "stock"),
+    ]
+    assert load(tmp_path, yaml.safe_dump(Plan("plan", tuple(rules)).as_list())).rules == tuple(rules)
 
 
 @pytest.mark.parametrize("bias", ["dense", "none", "stock"])
@@ -51,7 +55,7 @@ def test_without_a_plan_flashbias_is_exact():
         ("", "expected a list of rules"),
         ("layers: x", "expected a list of rules"),
         ("[]", "expected a list of rules"),
-        ("- x", "rule 1: expected fields (layers, way, rank, tolerance, factors), got 'x'"),
+        ("- x", "rule 1: expected fields (layers, way, rank, tolerance, reach, factors), got 'x'"),
         ("- {layers: x, way: dense}\n- {layers: x, ways: dense}", "rule 2: 'ways' is none of layers, way"),
         ("- {way: dense}", "rule 1: layers: expected a pattern of names, got None"),
         ("- {layers: [x], way: dense}", "rule 1: layers: expected a pattern of names, got ['x']"),
@@ -71,6 +75,12 @@ def test_without_a_plan_flashbias_is_exact():
         ("- {layers: x, way: lowrank, rank: 8, tolerance: .nan}", "up to 1, got nan"),
         ("- {layers: x, way: lowrank, rank: 8, tolerance: 0}", "above 0, up to 1, got 0"),
         ("- {layers: x, way: lowrank, rank: 8, tolerance: 5 %}", "got '5 %'"),
+        (
+            "- {layers: x, way: lowrank, rank: 8, tolerance: 1, reach: -1}",
+            "reach: expected a number from 0 to 256",
+        ),
+        ("- {layers: x, way: lowrank, rank: 8, tolerance: 1, reach: 300}", "from 0 to 256, got 300"),
+        ("- {layers: x, way: dense, reach: 3}", "rule 1: reach is not for dense"),
         ("- {layers: x", "is no YAML file"),
         ("- !!python/object/apply:os.system [true]", "is no YAML file"),
     ],

@@ -96,7 +96,7 @@ def test_no_random_number_is_drawn(stock):
 
 
 def test_report_says_what_ran(stock):
-    exact = {"way": "dense", "rank": None, "certified_error": 0.0, "fallbacks": 0}
+    exact = {"way": "dense", "rank": None, "reach": None, "certified_error": 0.0, "fallbacks": 0}
     assert TriangleAttention(stock, DENSE).report() == exact
     assert TriangleAttention(stock, NONE).report()["certified_error"] is None
 

@@ -181,7 +181,7 @@ def test_report_names_each_replaced_layer_and_how_it_was_computed(out):
     assert layers
     assert len({layer["name"] for layer in layers}) == len(layers)
     for layer in layers:
-        assert layer.keys() == {"name", "way", "rank", "certified_error", "fallbacks"}
+        assert layer.keys() == {"name", "way", "rank", "reach", "certified_error", "fallbacks"}
         assert layer["way"] in ("neural", "lowrank", "dense")
         assert layer["rank"] is None or layer["rank"] > 0
         assert is_number(layer["certified_error"])

@@ -9,7 +9,7 @@ JOBS = [protein("one", SEQUENCE[:20]), protein("two", SEQUENCE[5:30])]
 PLAN = """
 - {layers: "confidence_head.*", way: stock}
 - {layers: "*.tri_att_start", way: lowrank, rank: 12, tolerance: 0.9}
-- {layers: "pairformer_stack.blocks.0.tri_att_end", way: lowrank, rank: 1, tolerance: 0.000001}
+- {layers: "pairformer_stack.blocks.0.tri_att_end", way: lowrank, rank: 1, reach: 0, tolerance: 0.000001}
 """
 
 
@@ -52,6 +52,7 @@ def test_the_report_says_what_each_layer_did(folder):
         "name": "",
         "way": "lowrank",
         "rank": 1,
+        "reach": 0,
         "certified_error": 0.0,
         "fallbacks": 2,
     }
@@ -72,6 +73,7 @@ def test_run_json_holds_the_plan(folder):
         "way": "lowrank",
         "rank": 12,
         "tolerance": 0.9,
+        "reach": 16,
     }
 
 

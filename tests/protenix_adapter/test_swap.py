@@ -100,7 +100,7 @@ def test_diffusion_looks_at_the_pairs_once_and_gives_what_stock_gives(
     assert relative(attended(), expected) < 1e-5
     # All steps of all chunks of samples, by the first look of each layer.
     assert made == {"fused" if fusion else "plain": LAYERS}
-    exact = {"way": "dense", "rank": None, "certified_error": 0.0, "fallbacks": 0}
+    exact = {"way": "dense", "rank": None, "reach": None, "certified_error": 0.0, "fallbacks": 0}
     assert prediction.layers == [
         {"name": f"diffusion_module.diffusion_transformer.blocks.{n}.attention_pair_bias"} | exact
         for n in range(LAYERS)
