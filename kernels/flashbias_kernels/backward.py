@@ -17,7 +17,6 @@ from flashbias_kernels.tiles import (
     LN_2,
     LOG2_E,
     NEVER,
-    band_of,
     closed_keys,
     key_channels,
     product,
@@ -65,7 +64,7 @@ def _store(base, lines, L, tile, stride, FIRST: tl.constexpr, COUNT: tl.constexp
 
 @triton.jit
 def queries_kernel(
-    q_ptr, k_ptr, v_ptr, qf_ptr, kf_ptr, bias_ptr, band_ptr, ranks_ptr, closed_ptr, out_ptr, do_ptr,
+    q_ptr, k_ptr, v_ptr, qf_ptr, kf_ptr, bias_ptr, ranks_ptr, closed_ptr, out_ptr, do_ptr,
     lse_ptr, dlse_ptr, delta_ptr, dq_ptr, dqf_ptr,
     q_y, q_z, q_h, q_m, q_d,
     k_y, k_z, k_h, k_n, k_d,
@@ -73,14 +72,13 @@ def queries_kernel(
     qf_y, qf_z, qf_h, qf_m, qf_r,
     kf_y, kf_z, kf_h, kf_n, kf_r,
     bias_y, bias_z, bias_h, bias_m, bias_n,
-    band_y, band_z, band_h, band_m, band_d,
     out_y, out_z, out_h, out_m, out_d,
     do_y, do_z, do_h, do_m, do_d,
     closed_y, closed_z, closed_n,
     Y, Z, H, M, N,
     scale,
     D: tl.constexpr, DV: tl.constexpr, RANK: tl.constexpr,
-    C0: tl.constexpr, C1: tl.constexpr, C2: tl.constexpr, C3: tl.constexpr, REACH: tl.constexpr,
+    C0: tl.constexpr, C1: tl.constexpr, C2: tl.constexpr, C3: tl.constexpr,
     HAS_BIAS: tl.constexpr, HAS_MASK: tl.constexpr, HAS_RANKS: tl.constexpr, CAUSAL: tl.constexpr,
     BINARY: tl.constexpr, FACTORS: tl.constexpr,
     PRECISION: tl.constexpr, WIDEN: tl.constexpr,
@@ -98,7 +96,6 @@ def queries_kernel(
     v = v_ptr + y * v_y + z * v_z + h * v_h
     kf = kf_ptr + y * kf_y + z * kf_z + h * kf_h
     bias = bias_ptr + y * bias_y + z * bias_z + h * bias_h
-    band = band_ptr + y * band_y + z * band_z + h * band_h
     closed = closed_ptr + y * closed_y + z * closed_z
     origin = tl.zeros([], tl.int32)
 
@@ -140,9 +137,9 @@ def queries_kernel(
     for first in range(0, end, BLOCK_N):
         start = origin + first
         scores = scores_of(
-            q, qf0, qf1, qf2, qf3, k, kf, bias, band, closed,
-            k_n, k_d, kf_n, kf_r, bias_m, bias_n, band_m, band_d, rows, sums, start, keys, M, N, rank,
-            D, RANK, C0, C1, C2, C3, REACH, HAS_BIAS, HAS_MASK, HAS_RANKS, CAUSAL, BINARY,
+            q, qf0, qf1, qf2, qf3, k, kf, bias, closed,
+            k_n, k_d, kf_n, kf_r, bias_m, bias_n, rows, sums, start, keys, M, N, rank,
+            D, RANK, C0, C1, C2, C3, HAS_BIAS, HAS_MASK, HAS_RANKS, CAUSAL, BINARY,
             PRECISION, WIDEN, BLOCK_D, True,
         )  # fmt: skip
         ds = _score_gradient(
@@ -181,7 +178,7 @@ def queries_kernel(
 
 @triton.jit
 def keys_kernel(
-    q_ptr, k_ptr, v_ptr, qf_ptr, kf_ptr, bias_ptr, band_ptr, ranks_ptr, closed_ptr, do_ptr,
+    q_ptr, k_ptr, v_ptr, qf_ptr, kf_ptr, bias_ptr, ranks_ptr, closed_ptr, do_ptr,
     lse_ptr, delta_ptr, dk_ptr, dv_ptr, dkf_ptr,
     q_y, q_z, q_h, q_m, q_d,
     k_y, k_z, k_h, k_n, k_d,
@@ -189,13 +186,12 @@ def keys_kernel(
     qf_y, qf_z, qf_h, qf_m, qf_r,
     kf_y, kf_z, kf_h, kf_n, kf_r,
     bias_y, bias_z, bias_h, bias_m, bias_n,
-    band_y, band_z, band_h, band_m, band_d,
     do_y, do_z, do_h, do_m, do_d,
     closed_y, closed_z, closed_n,
     Y, Z, H, M, N,
     scale,
     D: tl.constexpr, DV: tl.constexpr, RANK: tl.constexpr,
-    C0: tl.constexpr, C1: tl.constexpr, C2: tl.constexpr, C3: tl.constexpr, REACH: tl.constexpr,
+    C0: tl.constexpr, C1: tl.constexpr, C2: tl.constexpr, C3: tl.constexpr,
     HAS_BIAS: tl.constexpr, HAS_MASK: tl.constexpr, HAS_RANKS: tl.constexpr, CAUSAL: tl.constexpr,
     BINARY: tl.constexpr, FACTORS: tl.constexpr,
     PRECISION: tl.constexpr, WIDEN: tl.constexpr,
@@ -213,7 +209,6 @@ def keys_kernel(
     do = do_ptr + y * do_y + z * do_z + h * do_h
     qf = qf_ptr + y * qf_y + z * qf_z + h * qf_h
     bias = bias_ptr + y * bias_y + z * bias_z + h * bias_h
-    band = band_ptr + y * band_y + z * band_z + h * band_h
     origin = tl.zeros([], tl.int32)
 
     keys = block * BLOCK_N + tl.arange(0, BLOCK_N)
@@ -265,10 +260,6 @@ def keys_kernel(
                 scores += known * LOG2_E - sums[None, :]
             elif not EXACT:
                 scores += known
-        if REACH >= 0:
-            near = band_of(band, band_m, band_d, rows[None, :], keys[:, None], M, N, REACH)
-            if not EXACT:
-                scores += near
         scores = product(k, tile, scores, PRECISION, WIDEN)
         if C0:
             qf0 = key_channels(qf, qf_m, qf_r, start, lines, M, 0, C0, False, rank, True)
@@ -284,8 +275,6 @@ def keys_kernel(
             scores = product(kf3, qf3, scores, PRECISION, WIDEN)
         if HAS_BIAS and EXACT:
             scores = scores - (0.0 - known)
-        if REACH >= 0 and EXACT:
-            scores = scores - (0.0 - near)
         weights = weights_of(scores, sums[None, :], BINARY, EXACT)
         through = key_channels(do, do_m, do_d, start, lines, M, 0, BLOCK_DV, BLOCK_DV == DV, DV, True)
         dv = product(weights.to(v.dtype), tl.trans(through), dv, PRECISION, WIDEN)
@@ -323,7 +312,7 @@ def keys_kernel(
 
 @triton.jit
 def pairs_kernel(
-    q_ptr, k_ptr, v_ptr, qf_ptr, kf_ptr, bias_ptr, band_ptr, ranks_ptr, closed_ptr, do_ptr,
+    q_ptr, k_ptr, v_ptr, qf_ptr, kf_ptr, bias_ptr, ranks_ptr, closed_ptr, do_ptr,
     lse_ptr, delta_ptr, dpairs_ptr,
     q_y, q_z, q_h, q_m, q_d,
     k_y, k_z, k_h, k_n, k_d,
@@ -331,14 +320,13 @@ def pairs_kernel(
     qf_y, qf_z, qf_h, qf_m, qf_r,
     kf_y, kf_z, kf_h, kf_n, kf_r,
     bias_y, bias_z, bias_h, bias_m, bias_n,
-    band_y, band_z, band_h, band_m, band_d,
     do_y, do_z, do_h, do_m, do_d,
     dpairs_y, dpairs_z, dpairs_h, dpairs_m, dpairs_n,
     closed_y, closed_z, closed_n,
     Y, Z, H, M, N,
     scale,
     D: tl.constexpr, DV: tl.constexpr, RANK: tl.constexpr,
-    C0: tl.constexpr, C1: tl.constexpr, C2: tl.constexpr, C3: tl.constexpr, REACH: tl.constexpr,
+    C0: tl.constexpr, C1: tl.constexpr, C2: tl.constexpr, C3: tl.constexpr,
     HAS_BIAS: tl.constexpr, HAS_MASK: tl.constexpr, HAS_RANKS: tl.constexpr, CAUSAL: tl.constexpr,
     BINARY: tl.constexpr, PRECISION: tl.constexpr, WIDEN: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_DV: tl.constexpr,
@@ -381,10 +369,9 @@ def pairs_kernel(
         scores = scores_of(
             q, qf0, qf1, qf2, qf3,
             k_ptr + y * k_y + z * k_z + h * k_h, kf_ptr + y * kf_y + z * kf_z + h * kf_h,
-            bias_ptr + y * bias_y + z * bias_z + h * bias_h, band_ptr + y * band_y + z * band_z + h * band_h,
-            closed_ptr + y * closed_y + z * closed_z,
-            k_n, k_d, kf_n, kf_r, bias_m, bias_n, band_m, band_d, rows, sums, start, keys, M, N, rank,
-            D, RANK, C0, C1, C2, C3, REACH, HAS_BIAS, HAS_MASK, HAS_RANKS, CAUSAL, BINARY,
+            bias_ptr + y * bias_y + z * bias_z + h * bias_h, closed_ptr + y * closed_y + z * closed_z,
+            k_n, k_d, kf_n, kf_r, bias_m, bias_n, rows, sums, start, keys, M, N, rank,
+            D, RANK, C0, C1, C2, C3, HAS_BIAS, HAS_MASK, HAS_RANKS, CAUSAL, BINARY,
             PRECISION, WIDEN, BLOCK_D, True,
         )  # fmt: skip
         do = query_channels(do_ptr + y * do_y + z * do_z + h * do_h, do_m, do_d, rows, M, 0, BLOCK_DV, DV)

@@ -43,6 +43,15 @@ def _level(highest):
 
 
 @triton.jit
+def _band_of(band, band_m, band_d, rows, keys, M, N, REACH: tl.constexpr):
+    """What a band has for a tile of queries down and keys across; zero beyond its reach."""
+    place = keys[None, :] - rows[:, None] + REACH
+    inside = (place >= 0) & (place <= 2 * REACH) & (rows < M)[:, None] & (keys < N)[None, :]
+    pointers = band + rows.to(tl.int64)[:, None] * band_m + place * band_d
+    return tl.load(pointers, mask=inside, other=0.0).to(tl.float32)
+
+
+@triton.jit
 def _highest(
     highest, begin, end,
     q, qf0, qf1, qf2, qf3, k, kf, bias, band, closed,
@@ -59,12 +68,15 @@ def _highest(
     zero = tl.zeros([rows.shape[0]], tl.float32)
     for first in tl.range(begin, end, KEYS, num_stages=STAGES):
         start = tl.zeros([], tl.int32) + first  # makes a tensor of what the interpreter has as a plain number
+        near = None
+        if REACH >= 0:
+            near = _band_of(band, band_m, band_d, rows, start + tl.arange(0, KEYS), M, N, REACH)
         scores = scores_of(
-            q, qf0, qf1, qf2, qf3, k, kf, bias, band, closed,
-            k_n, k_d, kf_n, kf_r, bias_m, bias_n, band_m, band_d,
+            q, qf0, qf1, qf2, qf3, k, kf, bias, closed,
+            k_n, k_d, kf_n, kf_r, bias_m, bias_n,
             rows, zero, start, tl.arange(0, KEYS), M, N, rank,
-            D, RANK, C0, C1, C2, C3, REACH, HAS_BIAS, HAS_MASK, HAS_RANKS, CAUSAL,
-            BINARY, PRECISION, WIDEN, BLOCK_D, LAST,
+            D, RANK, C0, C1, C2, C3, HAS_BIAS, HAS_MASK, HAS_RANKS, CAUSAL,
+            BINARY, PRECISION, WIDEN, BLOCK_D, LAST, near,
         )  # fmt: skip
         highest = tl.maximum(highest, tl.max(_folded(scores), 1))
     return highest
@@ -93,12 +105,15 @@ def _attend(
     for first in tl.range(begin, end, KEYS, num_stages=STAGES):
         start = tl.zeros([], tl.int32) + first + turn
         start = tl.where(start < limit, start, start + jump)
+        near = None
+        if REACH >= 0:
+            near = _band_of(band, band_m, band_d, rows, start + keys, M, N, REACH)
         scores = scores_of(
-            q, qf0, qf1, qf2, qf3, k, kf, bias, band, closed,
-            k_n, k_d, kf_n, kf_r, bias_m, bias_n, band_m, band_d,
+            q, qf0, qf1, qf2, qf3, k, kf, bias, closed,
+            k_n, k_d, kf_n, kf_r, bias_m, bias_n,
             rows, level, start, keys, M, N, rank,
-            D, RANK, C0, C1, C2, C3, REACH, HAS_BIAS, HAS_MASK, HAS_RANKS, CAUSAL,
-            BINARY, PRECISION, WIDEN, BLOCK_D, LAST,
+            D, RANK, C0, C1, C2, C3, HAS_BIAS, HAS_MASK, HAS_RANKS, CAUSAL,
+            BINARY, PRECISION, WIDEN, BLOCK_D, LAST, near,
         )  # fmt: skip
         if FIND:
             if first == 0:
@@ -185,17 +200,19 @@ def forward_kernel(
     level = tl.zeros([BLOCK_M], tl.float32)
     sums = tl.zeros([BLOCK_M, PARTS], tl.float32)
     acc = tl.zeros([BLOCK_M, BLOCK_DV], tl.float32)
+    # A band takes registers, which the widest tiles have no need of: narrower ones read it.
+    NEAR: tl.constexpr = BLOCK_N if REACH < 0 else max(BLOCK_N // 2, 16)
     if REACH >= 0:  # first come the tiles that the band reaches, then the others around them
         near = tl.minimum(tl.maximum(block * BLOCK_M - REACH, 0) // BLOCK_N * BLOCK_N, free)
         beyond = tl.minimum(tl.cdiv((block + 1) * BLOCK_M + REACH, BLOCK_N) * BLOCK_N, free)
-        own = tl.maximum(tl.minimum(block * BLOCK_M, beyond - BLOCK_N) // BLOCK_N * BLOCK_N, near)
+        own = tl.maximum(tl.minimum(block * BLOCK_M, beyond - NEAR) // NEAR * NEAR, near)
         acc, sums, level = _attend(
             acc, sums, level, 0, beyond - near, own, beyond, near - beyond, v, v_n, v_d,
             q, qf0, qf1, qf2, qf3, k, kf, bias, band, closed,
             k_n, k_d, kf_n, kf_r, bias_m, bias_n, band_m, band_d, rows, M, N, rank,
             D, RANK, C0, C1, C2, C3, REACH, HAS_BIAS, HAS_MASK, HAS_RANKS, CAUSAL,
             BINARY, PRECISION, WIDEN, BLOCK_D,
-            DV, BLOCK_DV, BLOCK_N, False, STAGES, True,
+            DV, BLOCK_DV, NEAR, False, STAGES, True,
         )  # fmt: skip
         begin, turn, limit, jump = beyond - near, near - beyond, near, beyond - near
     else:
@@ -216,7 +233,7 @@ def forward_kernel(
         k_n, k_d, kf_n, kf_r, bias_m, bias_n, band_m, band_d, rows, M, N, rank,
         D, RANK, C0, C1, C2, C3, REACH, HAS_BIAS, HAS_MASK, HAS_RANKS, CAUSAL,
         BINARY, PRECISION, WIDEN, BLOCK_D,
-        DV, BLOCK_DV, BLOCK_N, True, 1, True,
+        DV, BLOCK_DV, NEAR, True, 1, True,
     )  # fmt: skip
     total = tl.sum(sums, 1)
 
@@ -225,7 +242,7 @@ def forward_kernel(
     # The accumulator is asked in one step: at two, Triton 3.6 does not compile for sm_100.
     finite = tl.where(tl.abs(acc) < float("inf"), 1, 0)
     if (tl.min(trusted.to(tl.int32), 0) == 0) | (tl.min(finite) == 0):
-        SMALLER: tl.constexpr = BLOCK_N // 2 if BLOCK_N > 16 else BLOCK_N  # for want of registers
+        SMALLER: tl.constexpr = max(NEAR // 2, 16)  # for want of registers
         highest = tl.full([BLOCK_M, PARTS], NEVER, tl.float32)
         highest = _highest(
             highest, 0, free,

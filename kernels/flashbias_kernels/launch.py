@@ -26,7 +26,7 @@ MASK_BLOCK = 1024
 PATIENCE = {torch.float16: 2.0**15, torch.bfloat16: 2.0**64, torch.float32: 2.0**64}
 
 Tensors = Mapping[str, Tensor | None]
-_INPUTS = ("q", "k", "v", "q_factor", "k_factor", "bias", "band")
+_INPUTS = ("q", "k", "v", "q_factor", "k_factor", "bias")
 _DIMENSIONS = {"closed": 3, "span": 3, "lse": 4, "dlse": 4, "delta": 4}  # with two leading ones; of others 5
 
 
@@ -85,9 +85,10 @@ def forward_calls(problem: Problem, outputs: Tensors) -> Iterator[Call]:
             problem,
             views,
             blocks,
-            pointers=(*_INPUTS, "gate", "ranks", "closed", "span", "out", "lse"),
-            strided=(*_INPUTS, "gate", "out", "closed", "span"),
+            pointers=(*_INPUTS, "band", "gate", "ranks", "closed", "span", "out", "lse"),
+            strided=(*_INPUTS, "band", "gate", "out", "closed", "span"),
             programs=views.matrices("lse") * _blocks(problem.queries, blocks.queries),
+            REACH=-1 if problem.band is None else reach_of(problem.band),
             HAS_GATE=problem.gate is not None,
             PATIENCE=PATIENCE[problem.q.dtype],
             STAGES=blocks.stages,
@@ -213,7 +214,6 @@ def _constants(problem: Problem, blocks: Blocks) -> dict[str, Any]:
         "DV": value_dim,
         "RANK": problem.rank,
         **dict(zip(("C0", "C1", "C2", "C3"), parts_of(problem.rank), strict=True)),
-        "REACH": -1 if problem.band is None else reach_of(problem.band),
         "HAS_BIAS": problem.bias is not None,
         "HAS_MASK": problem.key_mask is not None,
         "HAS_RANKS": problem.ranks is not None,
@@ -246,7 +246,7 @@ def _two_leading_dimensions(problem: Problem, others: Tensors) -> Iterator[Views
     Only numbers are made here, no tensors, and those of each geometry once: a launch should cost less than
     what it launches.
     """
-    tensors: dict[str, Tensor | None] = {name: getattr(problem, name) for name in (*_INPUTS, "gate")}
+    tensors: dict[str, Tensor | None] = {name: getattr(problem, name) for name in (*_INPUTS, "band", "gate")}
     tensors |= others
     present = {name: tensor for name, tensor in tensors.items() if tensor is not None}
     geometry = _geometry(

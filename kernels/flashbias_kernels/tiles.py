@@ -57,18 +57,19 @@ def scaled(q, scale, BINARY: tl.constexpr):
 
 @triton.jit
 def scores_of(
-    q, qf0, qf1, qf2, qf3, k, kf, bias, band, closed,
-    k_n, k_d, kf_n, kf_r, bias_m, bias_n, band_m, band_d,
+    q, qf0, qf1, qf2, qf3, k, kf, bias, closed,
+    k_n, k_d, kf_n, kf_r, bias_m, bias_n,
     rows, level, start, keys, M, N, rank,
     D: tl.constexpr, RANK: tl.constexpr,
-    C0: tl.constexpr, C1: tl.constexpr, C2: tl.constexpr, C3: tl.constexpr, REACH: tl.constexpr,
+    C0: tl.constexpr, C1: tl.constexpr, C2: tl.constexpr, C3: tl.constexpr,
     HAS_BIAS: tl.constexpr, HAS_MASK: tl.constexpr, HAS_RANKS: tl.constexpr, CAUSAL: tl.constexpr,
     BINARY: tl.constexpr, PRECISION: tl.constexpr, WIDEN: tl.constexpr,
-    BLOCK_D: tl.constexpr, LAST: tl.constexpr,
+    BLOCK_D: tl.constexpr, LAST: tl.constexpr, near=None,
 ):  # fmt: skip
     """Scores of the tile at `start`; BINARY: what they have over their row's level, as exponents of 2.
 
-    REACH is how far the band goes, -1 where it has nothing for the tile.
+    What a band has for the tile, `near`, is added too.
+
     What forbids a key is in the accumulator before the products: LAST where the keys end within the tile, or
     where the mask or CAUSAL may close some.
     """
@@ -88,10 +89,8 @@ def scores_of(
             scores = known * LOG2_E - level[:, None]
         elif not EXACT:
             scores = known
-    if REACH >= 0:
-        near = band_of(band, band_m, band_d, rows[:, None], (start + keys)[None, :], M, N, REACH)
-        if not EXACT:
-            scores += near
+    if near is not None:
+        scores += near
     if LAST:
         scores += closed_keys(closed, start + keys, N, HAS_MASK)[None, :]
         if CAUSAL:
@@ -112,19 +111,7 @@ def scores_of(
         scores = product(qf3, tile, scores, PRECISION, WIDEN)
     if HAS_BIAS and EXACT:  # a large bias comes last, so that it is rounded once; Triton moves a sum forward
         scores = scores - (0.0 - known)
-    if REACH >= 0 and EXACT:
-        scores = scores - (0.0 - near)
     return scores
-
-
-@triton.jit
-def band_of(band, band_m, band_d, queries, keys, M, N, REACH: tl.constexpr):
-    """What a band has for queries and keys, whichever of them go down the tile; zero beyond its reach."""
-    place = keys - queries + REACH
-    inside = (place >= 0) & (place <= 2 * REACH) & (queries < M) & (keys < N)
-    return tl.load(band + queries.to(tl.int64) * band_m + place * band_d, mask=inside, other=0.0).to(
-        tl.float32
-    )
 
 
 @triton.jit

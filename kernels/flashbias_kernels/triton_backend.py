@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from dataclasses import replace
 from importlib.util import find_spec
 
 import torch
 from torch import Tensor
 
 from flashbias_kernels import launch
-from flashbias_kernels.band import diagonals, reach_of
+from flashbias_kernels.band import diagonals, reach_of, spread
 from flashbias_kernels.operands import (
     KEY_PARTS,
     PRODUCTS,
@@ -74,7 +75,7 @@ def gradients(
     """
     if not out.numel():
         return {name: torch.zeros_like(getattr(problem, name)) for name in wanted}
-    given = readable(problem)
+    given = readable(_band_in_bias(problem))
     heads, queries, keys, rank = given.heads, given.queries, given.keys, given.rank
     own_factors = not problem.shares_factors
 
@@ -114,6 +115,14 @@ def gradients(
         for name, gradient in found.items()
         if gradient is not None
     }
+
+
+def _band_in_bias(problem: Problem) -> Problem:
+    """A dense bias in place of a band: as large as the gradient of the pairs, which holds the band's."""
+    if problem.band is None:
+        return problem
+    bias = spread(problem.band, problem.keys)
+    return replace(problem, bias=bias if problem.bias is None else problem.bias + bias, band=None)
 
 
 def _mask(problem: Problem) -> dict[str, Tensor | None]:

@@ -127,7 +127,6 @@ USUAL = (
     Case(bias="bf16", causal=True),
     *(Case(backward=True, **bias) for bias in ({"bias": "bf16"}, {"rank": 32}, {"rank": 96})),
     Case(backward=True, rank=32, own_factors=True),
-    Case(backward=True, rank=32, reach=16),
     Case(backward=True, dim=48, bias="bf16"),
     Case(backward=True, dim=128, bias="bf16"),
     Case(backward=True, dtype="fp32", bias="fp32"),
