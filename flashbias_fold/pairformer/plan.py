@@ -67,7 +67,7 @@ class Plan:
     def for_bias(cls, bias: str) -> Plan:
         """The plan that `--bias` stands for.
 
-        `flashbias` without a plan runs the exact bias: nobody has said which error is small enough.
+        `flashbias` without one runs the exact bias: nobody has said which error is small enough.
         """
         rules = (Rule("*", "dense" if bias == "flashbias" else bias),)
         return cls(name=bias, rules=rules if bias != "none" else (*rules, Rule("*", "stock")))

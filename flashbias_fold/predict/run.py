@@ -26,6 +26,7 @@ from flashbias_fold.predict.settings import Settings, identity, run_defaults
 from flashbias_fold.protenix_adapter import environment
 from flashbias_fold.protenix_adapter.components import open_components
 from flashbias_fold.protenix_adapter.models import Model, build_config, find_model
+from flashbias_fold.resources import resource
 
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 _REPORTED_VERSIONS = ("protenix", "torch", "triton", "numpy", "rdkit", "biotite", "cuequivariance-torch")
@@ -77,7 +78,7 @@ def predict(settings: Settings, reporter: Reporter | None = None) -> RunResult:
         reporter.error(f"error: {rejected.error}")
     if not inputs.jobs:
         return result
-    _plan(settings)  # a mistake in it leaves no folder
+    _plan(settings, model)  # a mistake in it leaves no folder
     if model.banner:
         reporter.line(model.banner)
     with OutputFolder(settings.out) as folder:
@@ -107,7 +108,7 @@ class _Run:
         self.components = components
         self.result = result
         self.weights = model.weights
-        self.plan = _plan(settings)
+        self.plan = _plan(settings, model)
         self.started = _now()
         self.engine: Any = None
 
@@ -341,10 +342,16 @@ def _decided(settings: Settings, model: Model) -> tuple[Settings, Any]:
     return filled, device
 
 
-def _plan(settings: Settings) -> Any:
+def _plan(settings: Settings, model: Model) -> Any:
+    """The user's, or for `flashbias` the one that ships for the model, if any does."""
     from flashbias_fold.pairformer import Plan
 
-    return Plan.for_bias(settings.bias) if settings.plan is None else Plan.load(settings.plan)
+    if settings.plan is not None:
+        return Plan.load(settings.plan)
+    shipped = resource("configs", "plans", f"{model.name}.yaml")
+    if settings.bias == "flashbias" and shipped.is_file():
+        return dataclasses.replace(Plan.load(shipped), name=settings.bias)
+    return Plan.for_bias(settings.bias)
 
 
 def _seeds(settings: Settings, job: Job) -> tuple[int, ...]:

@@ -143,7 +143,7 @@ def test_a_reach_saves_channels_where_neighbours_are_told_apart():
         factors = refit(bias, decompose(far_alone(bias, reach), 8).factors, reach=reach)
         errors[reach] = output_error(own, bias, factors)
     assert errors[4] < errors[0]
-    assert errors[12] < 0.05 * errors[0]  # what is left has rank 5: three, and two sides of the diagonal
+    assert errors[12] < 0.05 * errors[0]  # what is left is smooth, and one number on each side
 
 
 def test_what_cannot_be_factored_still_says_so():
