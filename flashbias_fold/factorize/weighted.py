@@ -64,8 +64,8 @@ def far_alone(bias: Tensor, reach: int, key_mask: Tensor | None = None) -> Tenso
         return bias
     beyond = far(bias, reach)
     seen = beyond if key_mask is None else beyond & key_mask[..., None, None, :]
-    mean = bias.where(seen, 0.0).sum(-1, keepdim=True) / seen.sum(-1, keepdim=True).clamp(min=1)
-    return bias.where(beyond, mean)
+    mean = bias.float().where(seen, 0.0).sum(-1, keepdim=True) / seen.sum(-1, keepdim=True).clamp(min=1)
+    return bias.where(beyond, mean.to(bias.dtype))  # of the dtype that factors are to have
 
 
 def refit(bias: Tensor, factors: Factors, key_mask: Tensor | None = None, reach: int = 0) -> Factors:

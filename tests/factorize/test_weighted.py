@@ -135,6 +135,17 @@ def test_pairs_within_reach_keep_their_bias(reach, dtype):
     assert ((rest - middle).abs()[..., near] <= 2 * torch.finfo(dtype).eps * bias.abs().max()).all()
 
 
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_factors_of_16_bits_stay_so_under_autocast(device):
+    """Which takes sums to 32 on a GPU, where wide factors would cost attention twice its time."""
+    if device == "cuda" and not torch.cuda.is_available():
+        pytest.skip("needs a GPU")
+    bias = toeplitz().bfloat16().to(device)
+    with torch.autocast(device, dtype=torch.bfloat16):
+        factors = refit(bias, decompose(far_alone(bias, 5), 4).factors, reach=5)
+    assert {tensor.dtype for tensor in factors.arguments().values()} == {torch.bfloat16}
+
+
 def test_a_reach_saves_channels_where_neighbours_are_told_apart():
     own, _, _ = attention(length=80)
     bias = toeplitz()
