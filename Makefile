@@ -4,6 +4,8 @@ VENV ?= .venv
 DEMO_OUT ?= preds/demo
 DEMO_ARGS ?= --model demo --seeds 101 --samples 1
 TEST_ARGS ?=
+# A file of tests stays in one process, with what its tests share. A process takes up to 2 GB, so they are few.
+TEST_PROCESSES := -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 BENCH_ARGS ?=
 
 BIN := $(VENV)/bin
@@ -29,8 +31,8 @@ demo: install  ## predict the example inputs with the demonstration model, on an
 	@echo "demo: how close they are to experiment; the model was trained on all but 1a1t"
 	@scores=$$($(BIN)/python scripts/evaluate_demo.py --score $(DEMO_OUT)) && echo "$$scores" | sed 's/^/demo:   /'
 
-test: install-dev  ## the tests; TEST_ARGS="-k kernels" runs some of them
-	@$(BIN)/python -m pytest $(TEST_ARGS)
+test: install-dev  ## the tests, in several processes; TEST_ARGS="-k kernels" runs some, "-n 0" in one
+	@$(BIN)/python -m pytest $(TEST_PROCESSES) $(TEST_ARGS)
 
 lint: install-dev  ## formatting, lint rules and types
 	@$(BIN)/ruff check .

@@ -10,15 +10,22 @@ import pytest
 ROOT = Path(__file__).parent.parent
 SEQUENCE = "MTPAVTTYKLVINGKTLKGETTTKAVDAETAEKAF"
 
+# One of the processes that share the tests, where there are several; they inherit what the first one has set.
+_IS_WORKER = "PYTEST_XDIST_WORKER" in os.environ
+
 # Before anything of Protenix is imported: it reads its folder then. The user's own weights and component
 # files must not decide what a test sees; one cache for the whole session keeps the tests quick.
-_SCRATCH = tempfile.TemporaryDirectory(prefix="flashbias-fold-tests-")
-os.environ["PROTENIX_ROOT_DIR"] = str(Path(_SCRATCH.name, "protenix"))
-os.environ["FLASHBIAS_FOLD_CACHE"] = os.environ.get("FLASHBIAS_FOLD_TEST_CACHE") or str(
-    Path(_SCRATCH.name, "cache")
-)
+if not _IS_WORKER:
+    _SCRATCH = tempfile.TemporaryDirectory(prefix="flashbias-fold-tests-")
+    os.environ["PROTENIX_ROOT_DIR"] = str(Path(_SCRATCH.name, "protenix"))
+    os.environ["FLASHBIAS_FOLD_CACHE"] = os.environ.get("FLASHBIAS_FOLD_TEST_CACHE") or str(
+        Path(_SCRATCH.name, "cache")
+    )
 os.environ.setdefault("LAYERNORM_TYPE", "torch")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+if _IS_WORKER:
+    _N_CORES = len(os.sched_getaffinity(0)) // int(os.environ["PYTEST_XDIST_WORKER_COUNT"])
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, _N_CORES)))
 import torch  # noqa: E402
 
 # Triton's interpreter stands in for a GPU; Triton reads this when it is first imported.
@@ -26,6 +33,28 @@ if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"
 # A job in the background of a shell, as CI may be, ignores SIGINT, and so would every process that it starts.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# The files that take longest, in that order: begun late, one of them would be run while all else is done.
+LONGEST = (
+    "test_gradients.py",
+    "test_resume.py",
+    "test_train_demo.py",
+    "test_audit.py",
+    "test_alignment_server.py",
+    "test_environment.py",
+    "test_components_parity.py",
+    "test_components.py",
+    "test_attention.py",
+    "test_evaluate_demo.py",
+    "test_triton.py",
+    "test_fidelity.py",
+)
+
+
+def pytest_collection_modifyitems(items):
+    """Begin with the longest files; the order within each stays."""
+    order = {name: rank for rank, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: order.get(item.path.name, len(order)))
 
 
 @pytest.fixture
