@@ -32,12 +32,12 @@ from fidelity import (
     INTERRUPTED,
     PAGE,
     WRONG,
-    _aligned,
-    _complain,
-    _jobs,
-    _markdown,
-    _Parser,
-    _settle,
+    Parser,
+    aligned,
+    complain,
+    jobs_of,
+    markdown,
+    settle,
 )
 
 from flashbias_fold.cli import signals
@@ -188,13 +188,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         options = _options(arguments)
         return write_page(options.check) if options.page else measure(options)
     except FlashbiasError as error:
-        _complain(f"error: {error}")
+        complain(f"error: {error}")
         return FAILED if isinstance(error, JobError) else WRONG
     except OSError as error:
-        _complain(f"error: {error.filename or 'input or output'}: {error.strerror or error}")
+        complain(f"error: {error.filename or 'input or output'}: {error.strerror or error}")
         return WRONG
     except KeyboardInterrupt:
-        _complain("interrupted")
+        complain("interrupted")
         return INTERRUPTED
 
 
@@ -207,7 +207,7 @@ def measure(options: argparse.Namespace) -> int:
     best, where = measured(files[0], jobs, options.device)
     found[Way(SVD)] = {layer: best[layer] for layer in files[0].common["layers"]}
     result = record(files, found, where)
-    print(_aligned(mean_rows(result)), *nearer(result), sep="\n")
+    print(aligned(mean_rows(result)), *nearer(result), sep="\n")
     if options.json:
         write_json(options.json, result)
     return 0
@@ -378,7 +378,7 @@ def inputs_named(names: Sequence[str], file: Path) -> list[Job]:
         UsageError: There is none of some name.
     """
     rows = [row for table in DOMAINS for row in read_domains(table, table.stem) if row.name in names]
-    domains = _jobs("".join(f">{row.name}\n{row.sequence}\n" for row in rows)) if rows else ()
+    domains = jobs_of("".join(f">{row.name}\n{row.sequence}\n" for row in rows)) if rows else ()
     known = {job.name: job for job in (*domains, *load_inputs(EXAMPLES, open_components()).jobs)}
     missing = [name for name in names if name not in known]
     if missing:
@@ -493,16 +493,16 @@ def _page_part(name: str) -> str:
     if not isinstance(result, dict) or not {"inputs", "kept_aside", "errors"} <= result.keys():
         raise UsageError(f"{path}: expected a record that --json wrote")
     learnt, kept = len(result["inputs"]), len(result["kept_aside"])
-    texts = [f"{learnt} inputs to learn from, {kept} kept aside to measure on.", _markdown(mean_rows(result))]
+    texts = [f"{learnt} inputs to learn from, {kept} kept aside to measure on.", markdown(mean_rows(result))]
     texts += [f"{line[0].upper()}{line[1:]}." for line in nearer(result)]
-    return "\n\n".join([*texts, *(_markdown(layer_rows(result, way)) for way in _ways(result))]) + "\n"
+    return "\n\n".join([*texts, *(markdown(layer_rows(result, way)) for way in _ways(result))]) + "\n"
 
 
 # The arguments
 
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = _Parser(
+    parser = Parser(
         description=__doc__, allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
@@ -522,6 +522,6 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    _settle()
+    settle()
     signals.catch()
     sys.exit(main())

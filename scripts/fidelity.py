@@ -115,13 +115,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         options = _options(arguments)
         return write_page(options.check) if options.page else measure(options)
     except FlashbiasError as error:
-        _complain(f"error: {error}")
+        complain(f"error: {error}")
         return FAILED if isinstance(error, JobError) else WRONG
     except OSError as error:
-        _complain(f"error: {error.filename or 'input or output'}: {error.strerror or error}")
+        complain(f"error: {error.filename or 'input or output'}: {error.strerror or error}")
         return WRONG
     except KeyboardInterrupt:
-        _complain("interrupted; the same command continues where it stopped")
+        complain("interrupted; the same command continues where it stopped")
         return INTERRUPTED
 
 
@@ -152,7 +152,7 @@ def chosen(limit: int | None) -> tuple[list[Job], set[str]]:
     """
     known = read_domains(ENTRIES, TRAINED)
     fasta = "".join(f">{domain.name}\n{domain.sequence}\n" for domain in known) + OTHERS.read_text()
-    jobs = sorted(_jobs(fasta), key=lambda job: (job.n_token, job.name))
+    jobs = sorted(jobs_of(fasta), key=lambda job: (job.n_token, job.name))
     names = {domain.name for domain in known}
     if limit is not None:
         ours = [job for job in jobs if job.name in names][: (limit + 1) // 2]
@@ -160,7 +160,7 @@ def chosen(limit: int | None) -> tuple[list[Job], set[str]]:
     return jobs, names
 
 
-def _jobs(fasta: str) -> tuple[Job, ...]:
+def jobs_of(fasta: str) -> tuple[Job, ...]:
     """As `predict` reads them."""
     with tempfile.TemporaryDirectory(prefix="flashbias-fold-") as folder:
         path = Path(folder, "domains.fasta")
@@ -209,13 +209,13 @@ def predict_missing(store: Store, jobs: Sequence[Job], options: argparse.Namespa
     """Predict what is not there, job by job, so that an interrupted run has whole comparisons."""
     cases = [(way, job) for job in jobs for way in store.settings if store.read(way, job) is None]
     there = len(jobs) * len(store.settings) - len(cases)
-    _complain(f"{len(cases)} predictions to make, {there} are there; they are kept in {options.out}")
+    complain(f"{len(cases)} predictions to make, {there} are there; they are kept in {options.out}")
     started, tokens, left = time.monotonic(), 0, sum(job.n_token for _, job in cases)
     run = _in_turn if options.jobs == 1 else functools.partial(_side_by_side, options.jobs)
     for done, (way, job, seconds) in enumerate(run(store, cases, options), 1):
         tokens, left = tokens + job.n_token, left - job.n_token
         minutes = (time.monotonic() - started) / tokens * left / 60
-        _complain(
+        complain(
             f"[{done}/{len(cases)}] {job.name} {way.name}: {seconds:.1f} s, about {minutes:.0f} min left"
         )
 
@@ -255,7 +255,7 @@ def _begin(store: Store, options: argparse.Namespace) -> None:
     import signal
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # whoever started it ends it
-    _settle()
+    settle()
     import torch
 
     torch.set_num_threads(max(1, torch.get_num_threads() // options.jobs))
@@ -375,7 +375,7 @@ def _device(options: argparse.Namespace) -> tuple[Any, str]:
     return device, usable_dtype(device, options.dtype)
 
 
-def _settle() -> None:
+def settle() -> None:
     """As the command line does before torch is imported; Protenix and rdkit log by the page."""
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     warnings.simplefilter("ignore")
@@ -595,7 +595,7 @@ _TITLES = {
 
 def report(result: dict[str, Any]) -> str:
     """All of it as text, in aligned columns."""
-    tables = [_aligned(difference_rows(result)), _aligned(layer_rows(result))]
+    tables = [aligned(difference_rows(result)), aligned(layer_rows(result))]
     return "\n\n".join([*tables, "\n".join(layer_counts(result)), "\n".join(line_texts(result))])
 
 
@@ -655,7 +655,8 @@ def line_texts(result: dict[str, Any]) -> Iterator[str]:
         yield f"{line['verdict']}  {line['text']}: {line['number']:.4g} ({bound})"
 
 
-def _aligned(rows: Sequence[Sequence[str]]) -> str:
+def aligned(rows: Sequence[Sequence[str]]) -> str:
+    """A table for a terminal, its head the first row."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return "\n".join(
         "  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip() for row in rows
@@ -675,11 +676,12 @@ def write_page(check: bool) -> int:
 def _page_part(record: str) -> str:
     result = json.loads((PAGE.with_suffix("") / f"{record}.json").read_text())
     lines = "\n".join(f"    {text}" for text in line_texts(result))
-    tables = [_markdown(difference_rows(result)), _markdown(layer_rows(result))]
+    tables = [markdown(difference_rows(result)), markdown(layer_rows(result))]
     return "\n\n".join([*tables, *(f"{text}." for text in layer_counts(result)), lines]) + "\n"
 
 
-def _markdown(rows: Sequence[Sequence[str]]) -> str:
+def markdown(rows: Sequence[Sequence[str]]) -> str:
+    """A table for a page."""
     lines = [f"| {' | '.join(row)} |" for row in rows]
     return "\n".join([lines[0], "|---" * len(rows[0]) + "|", *lines[1:]])
 
@@ -687,19 +689,21 @@ def _markdown(rows: Sequence[Sequence[str]]) -> str:
 # The arguments
 
 
-def _complain(line: str) -> None:
+def complain(line: str) -> None:
+    """Say it where errors and progress go."""
     print(line, file=sys.stderr, flush=True)
 
 
-class _Parser(argparse.ArgumentParser):
+class Parser(argparse.ArgumentParser):
     """One line for an error."""
 
     def error(self, message: str) -> NoReturn:
+        """Raise it, for `main` to print."""
         raise UsageError(f"{message} (see --help)")
 
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = _Parser(
+    parser = Parser(
         description=__doc__, allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
@@ -741,6 +745,6 @@ def _count(text: str) -> int:
 
 
 if __name__ == "__main__":
-    _settle()
+    settle()
     signals.catch()
     sys.exit(main())
