@@ -30,9 +30,9 @@ BOND_TOLERANCE = 0.1
 _N_CA, _CA_C, _C_O, _C_N = 1.458, 1.525, 1.231, 1.329
 
 # Sequences that agree less are not those of one protein, and an alignment of them means nothing.
-_LEAST_IDENTITY = 0.3
-_FEWEST_RESIDUES = 4
-_GAP_PENALTY = (-10, -1)  # as usual with BLOSUM62
+LEAST_IDENTITY = 0.3
+FEWEST_RESIDUES = 4
+GAP_PENALTY = (-10, -1)  # as usual with BLOSUM62
 _LETTERS = frozenset("ACDEFGHIKLMNPQRSTVWY")
 
 # The search for the best superposition is that of the TM-score programme, which starts at every residue;
@@ -124,7 +124,7 @@ def accuracy(model: AtomArray, truth: AtomArray) -> Accuracy:
     return Accuracy(
         lddt=float(struc.lddt(truth_alphas, placed, inclusion_radius=INCLUSION_RADIUS)),
         lddt_all=_lddt_of_all_atoms(model, truth, ours, theirs),
-        tm_score=_tm_score(fixed, mobile, len(truth_alphas)),
+        tm_score=tm_score_of(fixed, mobile, len(truth_alphas)),
         rmsd=float(struc.rmsd(fixed, fitted)),
         n_residues=len(theirs),
     )
@@ -180,17 +180,17 @@ def _alphas(structure: AtomArray) -> AtomArray:
 
 def _match(model: AtomArray, truth: AtomArray) -> tuple[Indices, Indices]:
     """Which C-alphas of both are of the same residues, in the order of the truth."""
-    ours, theirs = _sequence(model), _sequence(truth)
+    ours, theirs = protein_sequence(model), protein_sequence(truth)
     shorter = min(len(ours), len(theirs))
     if ours == theirs:
         matched = np.arange(shorter), np.arange(shorter)
     else:
         # Residue numbers, where they agree, tell which of two equal neighbours is missing.
-        matched = _shared(_numbered(model, ours), _numbered(truth, theirs))
+        matched = shared(numbered(model, ours), numbered(truth, theirs))
         if len(matched[0]) < shorter:
             matched = _aligned(ours, theirs)
     same = ours.code[matched[0]] == theirs.code[matched[1]]
-    if len(same) < _FEWEST_RESIDUES or same.sum() < _LEAST_IDENTITY * shorter:
+    if len(same) < FEWEST_RESIDUES or same.sum() < LEAST_IDENTITY * shorter:
         raise InputError(
             f"expected two structures of one protein, but of {len(ours)} and {len(theirs)} residues "
             f"{same.sum()} are in common"
@@ -198,13 +198,15 @@ def _match(model: AtomArray, truth: AtomArray) -> tuple[Indices, Indices]:
     return matched
 
 
-def _sequence(alphas: AtomArray) -> ProteinSequence:
+def protein_sequence(alphas: AtomArray) -> ProteinSequence:
+    """Of one atom for each residue; X where there is no letter."""
     letters = {name: info.one_letter_code(name) for name in np.unique(alphas.res_name)}
     known = {name: letter if letter in _LETTERS else "X" for name, letter in letters.items()}
     return ProteinSequence([known[name] for name in alphas.res_name])
 
 
-def _numbered(alphas: AtomArray, sequence: ProteinSequence) -> list[str]:
+def numbered(alphas: AtomArray, sequence: ProteinSequence) -> list[str]:
+    """A name for each residue that says its number and its letter."""
     return [
         f"{number}{insertion} {letter}"
         for number, insertion, letter in zip(alphas.res_id, alphas.ins_code, sequence, strict=True)
@@ -216,7 +218,7 @@ def _aligned(ours: ProteinSequence, theirs: ProteinSequence) -> tuple[Indices, I
         ours,
         theirs,
         SubstitutionMatrix.std_protein_matrix(),
-        gap_penalty=_GAP_PENALTY,
+        gap_penalty=GAP_PENALTY,
         terminal_penalty=False,
         max_number=1,
     )
@@ -224,7 +226,7 @@ def _aligned(ours: ProteinSequence, theirs: ProteinSequence) -> tuple[Indices, I
     return alignment.trace[in_both, 0], alignment.trace[in_both, 1]
 
 
-def _shared(ours: list[str], theirs: list[str]) -> tuple[Indices, Indices]:
+def shared(ours: list[str], theirs: list[str]) -> tuple[Indices, Indices]:
     """Where the names that both have stand, in the order of `theirs`."""
     _, left, right = np.intersect1d(ours, theirs, return_indices=True)
     order = np.argsort(right)
@@ -234,7 +236,7 @@ def _shared(ours: list[str], theirs: list[str]) -> tuple[Indices, Indices]:
 def _lddt_of_all_atoms(model: AtomArray, truth: AtomArray, ours: Indices, theirs: Indices) -> float:
     model_atoms, model_names = _atoms_of(model, ours)
     truth_atoms, truth_names = _atoms_of(truth, theirs)
-    left, right = _shared(model_names, truth_names)
+    left, right = shared(model_names, truth_names)
     return float(struc.lddt(truth_atoms[right], model_atoms[left], inclusion_radius=INCLUSION_RADIUS))
 
 
@@ -248,9 +250,9 @@ def _atoms_of(structure: AtomArray, residues: Indices) -> tuple[AtomArray, list[
     return atoms, [f"{rank} {name}" for rank, name in zip(ranks[ranks >= 0], atoms.atom_name, strict=True)]
 
 
-def _tm_score(fixed: AtomArray, mobile: AtomArray, n_truth: int) -> float:
+def tm_score_of(fixed: AtomArray, mobile: AtomArray, n_truth: int) -> float:
     """The highest TM-score that a superposition of matched C-alphas gives."""
-    scale = _tm_scale(n_truth)
+    scale = tm_scale(n_truth)
     best, best_score = mobile.coord, 0.0
     for pairs in _fragments(len(fixed)):
         for fitted in _superpositions(fixed.coord, mobile.coord, pairs, scale):
@@ -263,7 +265,7 @@ def _tm_score(fixed: AtomArray, mobile: AtomArray, n_truth: int) -> float:
     return struc.tm_score(fixed, placed, everywhere, everywhere, reference_length=n_truth)
 
 
-def _tm_scale(n_truth: int) -> float:
+def tm_scale(n_truth: int) -> float:
     """d0 of the TM-score: how far apart residues of unrelated proteins of this length are."""
     return max(1.24 * max(n_truth - 15, 0) ** (1 / 3) - 1.8, 0.5)
 
