@@ -28,21 +28,19 @@ from typing import Any
 
 from evaluate_demo import read_domains
 from fidelity import (
-    FAILED,
-    INTERRUPTED,
     PAGE,
-    WRONG,
     Parser,
     aligned,
-    complain,
+    exit_status,
+    fill,
     jobs_of,
     markdown,
     settle,
 )
 
 from flashbias_fold.cli import signals
-from flashbias_fold.errors import FlashbiasError, JobError, UsageError
-from flashbias_fold.files import read_json, write_atomic, write_json
+from flashbias_fold.errors import UsageError
+from flashbias_fold.files import read_json, write_json
 from flashbias_fold.inputs import Job, load_inputs
 from flashbias_fold.predict.progress import Reporter
 from flashbias_fold.protenix_adapter.components import open_components
@@ -184,18 +182,12 @@ def _errors(by_layer: dict[str, Any], name: str) -> Errors:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure, print and write as the arguments say; returns the exit status."""
-    try:
+
+    def work() -> int:
         options = _options(arguments)
         return write_page(options.check) if options.page else measure(options)
-    except FlashbiasError as error:
-        complain(f"error: {error}")
-        return FAILED if isinstance(error, JobError) else WRONG
-    except OSError as error:
-        complain(f"error: {error.filename or 'input or output'}: {error.strerror or error}")
-        return WRONG
-    except KeyboardInterrupt:
-        complain("interrupted")
-        return INTERRUPTED
+
+    return exit_status(work, "interrupted")
 
 
 def measure(options: argparse.Namespace) -> int:
@@ -479,12 +471,7 @@ def _cell(error: float | None) -> str:
 
 def write_page(check: bool) -> int:
     """Write the tables of the page, or say by the status whether they are as they should be."""
-    page = PAGE.read_text()
-    right = _PLACE.sub(lambda place: place[1] + _page_part(place[2]) + place[3], page)
-    if check:
-        return int(page != right)
-    write_atomic(PAGE, right)
-    return 0
+    return fill(PAGE, _PLACE, _page_part, check)
 
 
 def _page_part(name: str) -> str:

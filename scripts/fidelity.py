@@ -111,9 +111,18 @@ class Line:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Predict, compare, print as the arguments say; returns the exit status."""
-    try:
+
+    def work() -> int:
         options = _options(arguments)
         return write_page(options.check) if options.page else measure(options)
+
+    return exit_status(work, "interrupted; the same command continues where it stopped")
+
+
+def exit_status(work: Callable[[], int], interrupted: str) -> int:
+    """Of a script's work: its own, or that of the error that ended it, which is said in one line."""
+    try:
+        return work()
     except FlashbiasError as error:
         complain(f"error: {error}")
         return FAILED if isinstance(error, JobError) else WRONG
@@ -121,7 +130,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         complain(f"error: {error.filename or 'input or output'}: {error.strerror or error}")
         return WRONG
     except KeyboardInterrupt:
-        complain("interrupted; the same command continues where it stopped")
+        complain(interrupted)
         return INTERRUPTED
 
 
@@ -665,11 +674,23 @@ def aligned(rows: Sequence[Sequence[str]]) -> str:
 
 def write_page(check: bool) -> int:
     """Write the tables of the page, or say by the status whether they are as they should be."""
-    page = PAGE.read_text()
-    right = _PLACE.sub(lambda place: place[1] + _page_part(place[2]) + place[3], page)
+    return fill(PAGE, _PLACE, _page_part, check)
+
+
+def fill(path: Path, place: re.Pattern[str], part: Callable[[str], str], check: bool) -> int:
+    """Write the parts of a page that come from records, or only say whether they are there; 0 if they are.
+
+    Args:
+        path: Of the page.
+        place: What finds one: the mark before it, the record's name, the mark behind it.
+        part: What belongs there, by that name.
+        check: Whether to leave the page as it is.
+    """
+    page = path.read_text()
+    right = place.sub(lambda found: found[1] + part(found[2]) + found[3], page)
     if check:
         return int(page != right)
-    write_atomic(PAGE, right)
+    write_atomic(path, right)
     return 0
 
 

@@ -303,9 +303,9 @@ def _components(model: list[Part], reference: list[Part], chains: list[Match]) -
     atoms, placed = joined(chains)
     common = np.isfinite(placed).all(axis=-1)
     residues, placed = atoms.coord[common], placed[common]
-    matches = []
+    matches, named = [], _by_name(model)
     for name, theirs in _by_name(reference).items():
-        ours = _by_name(model).get(name, [])
+        ours = named.get(name, [])
         alike = np.array([[_likeness(one, other, residues, placed) for other in ours] for one in theirs])
         rows, columns = linear_sum_assignment(alike.reshape(len(theirs), len(ours)), maximize=True)
         partners = {row: ours[column] for row, column in zip(rows, columns, strict=True)}

@@ -4,7 +4,7 @@ from flashbias_fold.factorize.exact import alibi, constant, squared_distance
 from flashbias_fold.factorize.factors import Factors
 from flashbias_fold.factorize.lowrank import Decomposition, decompose
 from flashbias_fold.factorize.neural import NETWORKS, FactorNetwork, MeanNetwork, SketchNetwork
-from flashbias_fold.factorize.weighted import far_alone, refit
+from flashbias_fold.factorize.weighted import computed, far_alone, refit
 
 __all__ = [
     "NETWORKS",
@@ -14,6 +14,7 @@ __all__ = [
     "MeanNetwork",
     "SketchNetwork",
     "alibi",
+    "computed",
     "constant",
     "decompose",
     "far_alone",

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from flashbias_fold.factorize.factors import Factors
+from flashbias_fold.factorize.lowrank import decompose
 from flashbias_fold.factorize.precision import all_digits
 from flashbias_kernels.band import diagonals, far
 
@@ -66,6 +67,21 @@ def far_alone(bias: Tensor, reach: int, key_mask: Tensor | None = None) -> Tenso
     seen = beyond if key_mask is None else beyond & key_mask[..., None, None, :]
     mean = bias.float().where(seen, 0.0).sum(-1, keepdim=True) / seen.sum(-1, keepdim=True).clamp(min=1)
     return bias.where(beyond, mean.to(bias.dtype))  # of the dtype that factors are to have
+
+
+def computed(
+    bias: Tensor, rank: int, last: Factors | None = None, key_mask: Tensor | None = None, reach: int = 0
+) -> Factors:
+    """Factors of a rank: from the last where these are of the same shape, else from the best by norm.
+
+    Args:
+        bias: As for `refit`, and all else too.
+        rank: How many channels.
+        last: Those of the cycle before, which are near already if they are of the same pairs.
+    """
+    if last is None or last.k.shape[:-1] != bias.shape[:-1]:
+        last = decompose(far_alone(bias, reach, key_mask), rank, key_mask=key_mask).factors
+    return refit(bias, last, key_mask, reach)
 
 
 def refit(bias: Tensor, factors: Factors, key_mask: Tensor | None = None, reach: int = 0) -> Factors:

@@ -7,7 +7,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from flashbias_fold.factorize import Factors, decompose, far_alone, refit
+from flashbias_fold.factorize import Factors, computed
+from flashbias_fold.pairformer.certificate import Certificate, relative_error
 from flashbias_fold.pairformer.keep import Keep
 from flashbias_fold.pairformer.layout import heads_first, with_room
 from flashbias_fold.pairformer.plan import Rule
@@ -69,8 +70,7 @@ class PairBiasAttention(nn.Module):
         if self._keep is not None:
             self._keep.forget()
         self._last: Factors | None = None
-        self._error = 0.0
-        self._fallbacks = 0
+        self._certificate = Certificate(self.rule)
 
     def forward(
         self,
@@ -141,21 +141,12 @@ class PairBiasAttention(nn.Module):
         if self.rule.way != "lowrank" or exact.shape[-1] == 1:
             return whole
         rule = self.rule
-        assert rule.rank is not None and rule.tolerance is not None
-        last = self._last  # of the cycle before, near already if it is of the same pairs
-        if last is None or last.k.shape[:-1] != exact.shape[:-1]:
-            last = decompose(far_alone(exact, rule.reach), rule.rank).factors
-        factors = refit(exact, last, reach=rule.reach)
-        error = self._error_of(factors, exact, rows, s)
-        if factors.error is not None:
-            error = torch.where(factors.error.isfinite().all(), error, torch.inf)
-        worst = float(error)  # one number from the device: the attention waits for the decision anyway
-        if not worst <= rule.tolerance:  # NaN is not
+        assert rule.rank is not None
+        factors = computed(exact, rule.rank, self._last, reach=rule.reach)
+        if not self._certificate.accepts(factors, self._error_of(factors, exact, rows, s)):
             self._last = None
-            self._fallbacks += 1
             return whole
         self._last = factors if self._keep is None else None
-        self._error = max(self._error, worst)
         return factors.arguments()
 
     def _error_of(self, factors: Factors, exact: Tensor, rows: _Projected, s: Tensor | None) -> Tensor:
@@ -169,22 +160,12 @@ class PairBiasAttention(nn.Module):
             self._let_through(self._attend(some, {"bias": bias}), some_s).float()
             for bias in (factors.bias(queries), exact[..., queries, :])
         )
-        return (found - right).norm() / right.norm().clamp(min=torch.finfo(torch.float32).tiny)
+        return relative_error(found, right)
 
     def _heads(self, projected: Tensor) -> Tensor:
         """(..., N, H * C) -> (..., H, N, C)."""
         return projected.unflatten(-1, (self.n_heads, -1)).transpose(-2, -3)
 
     def report(self) -> dict[str, Any]:
-        """What ran, for `report.json`; the error is the largest of all that used factors.
-
-        In diffusion factors are made and measured once, with the first step's queries.
-        """
-        error = {"dense": 0.0, "none": None}.get(self.rule.way, self._error)
-        return {
-            "way": self.rule.way,
-            "rank": self.rule.rank,
-            "reach": None if self.rule.rank is None else self.rule.reach,
-            "certified_error": error,
-            "fallbacks": self._fallbacks,
-        }
+        """What ran, for `report.json`; in diffusion measured once, with the first step's queries."""
+        return self._certificate.report()

@@ -7,7 +7,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from flashbias_fold.factorize import FactorNetwork, Factors, decompose, far_alone, refit
+from flashbias_fold.factorize import FactorNetwork, Factors, computed
+from flashbias_fold.pairformer.certificate import Certificate, relative_error
 from flashbias_fold.pairformer.layout import heads_first
 from flashbias_fold.pairformer.plan import Rule
 from flashbias_kernels import biased_attention, layer_norm
@@ -72,8 +73,7 @@ class TriangleAttention(nn.Module):
     def begin(self) -> None:
         """Forget the last prediction: results depend on nothing before them, and reports are of one."""
         self._last: Factors | None = None
-        self._error = 0.0
-        self._calls = self._fallbacks = 0
+        self._certificate = Certificate(self.rule)
 
     def forward(
         self,
@@ -147,19 +147,12 @@ class TriangleAttention(nn.Module):
     def _factors_or(self, exact: Tensor, x: Tensor, key_mask: Tensor | None) -> dict[str, Any]:
         """Factors of the exact bias, or itself where what they make of some rows is too far off."""
         rule, tokens, last = self.rule, self._tokens, self._last
-        assert rule.rank is not None and rule.tolerance is not None
+        assert rule.rank is not None
         factors = factors_of(exact, x, key_mask, rule.rank, self.network, tokens, last, rule.reach)
         rows = sample(x.shape[-3], _MEASURED_ON, x.device, key_mask)
-        error = self.error_of(factors, exact, x, key_mask, rows)
-        if factors.error is not None:
-            error = torch.where(factors.error.isfinite().all(), error, torch.inf)
-        worst = float(error)  # one number from the device: the rows that follow wait for the decision anyway
-        self._calls += 1
-        if not worst <= rule.tolerance:  # NaN is not
-            self._fallbacks += 1
+        if not self._certificate.accepts(factors, self.error_of(factors, exact, x, key_mask, rows)):
             self._last = None
             return _shared(bias=exact)
-        self._error = max(self._error, worst)
         self._last = factors
         return _shared(**factors.arguments())
 
@@ -174,7 +167,7 @@ class TriangleAttention(nn.Module):
         found, right = (self._attend(projected, bias, key_mask).float() for bias in given)
         if key_mask is not None:
             found, right = found * key_mask[..., None], right * key_mask[..., None]
-        return (found - right).norm() / right.norm().clamp(min=torch.finfo(torch.float32).tiny)
+        return relative_error(found, right)
 
     def _attend(self, rows: _Projected, bias: dict[str, Any], key_mask: Tensor | None) -> Tensor:
         attended = biased_attention(rows.q, rows.k, rows.v, key_mask=key_mask, gate=rows.gate, **bias)
@@ -185,20 +178,8 @@ class TriangleAttention(nn.Module):
         return projected.unflatten(-1, (self.no_heads, -1)).transpose(-2, -3)
 
     def report(self) -> dict[str, Any]:
-        """What ran, for `report.json`; the error is the largest of all calls that used factors.
-
-        The exact bias has none and needs no fallback.
-        """
-        error = {"dense": 0.0, "none": None}.get(self.rule.way, self._error)
-        if self._calls and self._fallbacks == self._calls:
-            error = 0.0
-        return {
-            "way": self.rule.way,
-            "rank": self.rule.rank,
-            "reach": None if self.rule.rank is None else self.rule.reach,
-            "certified_error": error,
-            "fallbacks": self._fallbacks,
-        }
+        """What ran, for `report.json`."""
+        return self._certificate.report()
 
 
 def factors_of(
@@ -229,9 +210,7 @@ def factors_of(
         return network(x, exact, tokens, rank, counted, reach)
     if counted is not None:  # what stands at padding must not take channels
         exact = exact.masked_fill(~counted[..., None, :, None], 0.0)
-    if last is None or last.k.shape[:-1] != exact.shape[:-1]:
-        last = decompose(far_alone(exact, reach, counted), rank, key_mask=counted).factors
-    return refit(exact, last, counted, reach)
+    return computed(exact, rank, last, counted, reach)
 
 
 def sample(rows: int, most: int, device: torch.device, key_mask: Tensor | None) -> Tensor:
