@@ -4,32 +4,32 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import datetime
-import errno
-import platform
 import sys
 import tempfile
 import time
-import traceback
 from dataclasses import dataclass, field
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from flashbias_fold import __version__
-from flashbias_fold.errors import FlashbiasError, InputError, JobError, SetupError
+from flashbias_fold.errors import JobError, SetupError
 from flashbias_fold.files import write_json
-from flashbias_fold.inputs import NO_ALIGNMENT, InputSet, Job, Rejected, load_inputs
+from flashbias_fold.inputs import InputSet, Job, load_inputs
+from flashbias_fold.predict.account import (
+    NO_ROOM,
+    device_name,
+    difference,
+    error_json,
+    now,
+    one_line,
+    versions,
+)
 from flashbias_fold.predict.folder import RUN, JobFolder, OutputFolder
+from flashbias_fold.predict.prepare import decided, plan_of, seeds_of, that_fit, warnings_of, with_alignments
 from flashbias_fold.predict.progress import Reporter
-from flashbias_fold.predict.settings import Settings, identity, run_defaults
+from flashbias_fold.predict.settings import Settings, identity
 from flashbias_fold.protenix_adapter import environment
 from flashbias_fold.protenix_adapter.components import open_components
-from flashbias_fold.protenix_adapter.models import Model, build_config, find_model
-from flashbias_fold.resources import resource
-
-_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
-_REPORTED_VERSIONS = ("protenix", "torch", "triton", "numpy", "rdkit", "biotite", "cuequivariance-torch")
+from flashbias_fold.protenix_adapter.models import Model, find_model
 
 
 @dataclass
@@ -71,14 +71,14 @@ def predict(settings: Settings, reporter: Reporter | None = None) -> RunResult:
     device = None
     if inputs.jobs:
         environment.prepare()
-        settings, device = _decided(settings, model)
-        inputs = _that_fit(inputs, settings, model, device)
+        settings, device = decided(settings, model)
+        inputs = that_fit(inputs, settings, model, device)
     result = RunResult(settings.out, rejected=len(inputs.rejected))
     for rejected in inputs.rejected:
         reporter.error(f"error: {rejected.error}")
     if not inputs.jobs:
         return result
-    _plan(settings, model)  # a mistake in it leaves no folder
+    plan_of(settings, model)  # a mistake in it leaves no folder
     if model.banner:
         reporter.line(model.banner)
     with OutputFolder(settings.out) as folder:
@@ -108,8 +108,8 @@ class _Run:
         self.components = components
         self.result = result
         self.weights = model.weights
-        self.plan = _plan(settings, model)
-        self.started = _now()
+        self.plan = plan_of(settings, model)
+        self.started = now()
         self.engine: Any = None
 
     def go(self) -> RunResult:
@@ -139,21 +139,21 @@ class _Run:
     def note_error(self, name: str, error: Exception) -> None:
         """`error.json` of a job; where a file stands in the place of its folder there can be none."""
         with contextlib.suppress(FileExistsError, NotADirectoryError):
-            self.folder.job(name).write_error(_error_json(error))
+            self.folder.job(name).write_error(error_json(error))
 
     def skip(self, job: Job) -> bool:
         """Whether the job's outputs are complete; says so, and in which settings they differ."""
         report = self.folder.job(job.name).report()
         if self.settings.overwrite or report is None:
             return False
-        if not set(_seeds(self.settings, job)) <= {sample.get("seed") for sample in report["samples"]}:
+        if not set(seeds_of(self.settings, job)) <= {sample.get("seed") for sample in report["samples"]}:
             return False
         try:
             wanted = identity(self.settings, self.plan.digest, self.weights, job.document)
         except OSError:  # a file that the input names has gone since it was read; `do` says so
             return False
-        difference = _difference(report["settings"], wanted)
-        hint = f" ({difference}; --overwrite predicts it again)" if difference else ""
+        changed = difference(report["settings"], wanted)
+        hint = f" ({changed}; --overwrite predicts it again)" if changed else ""
         self.reporter.line(f"{job.name}: already complete, skipped{hint}")
         self.folder.job(job.name).forget_error()
         self.result.jobs[job.name] = "skipped"
@@ -184,9 +184,9 @@ class _Run:
 
     def do(self, job: Job) -> None:
         """One job; an error of its own is noted and the run goes on."""
-        seeds = ", ".join(str(seed) for seed in _seeds(self.settings, job))
+        seeds = ", ".join(str(seed) for seed in seeds_of(self.settings, job))
         self.reporter.job(job.name, f"{job.n_token} tokens, {job.n_atom} atoms, seeds {seeds}")
-        for warning in self.warnings(job):
+        for warning in warnings_of(job, self.settings, self.model):
             self.reporter.line(f"    {job.name}: {warning}")
         folder = self.folder.job(job.name)
         try:
@@ -194,11 +194,11 @@ class _Run:
         except SetupError:
             raise  # the next job would meet it too
         except Exception as error:
-            if isinstance(error, OSError) and error.errno in _NO_ROOM:
+            if isinstance(error, OSError) and error.errno in NO_ROOM:
                 raise  # the next job would meet it too
             self.note_error(job.name, error)
             self.result.jobs[job.name] = "failed"
-            self.reporter.error(f"error: job '{job.name}': {_one_line(error)}")
+            self.reporter.error(f"error: job '{job.name}': {one_line(error)}")
             self.reporter.job_done("failed")
             return
         self.result.jobs[job.name] = "done"
@@ -217,38 +217,18 @@ class _Run:
         for record in folder.seed_records():
             if record["settings"] != wanted:
                 raise JobError(
-                    f"{folder.path} holds results {_difference(record['settings'], wanted)}; "
+                    f"{folder.path} holds results {difference(record['settings'], wanted)}; "
                     "add --overwrite, or choose another --out"
                 )
-        document = self.with_alignments(job, folder)
+        document = with_alignments(job, self.settings, self.model, folder.path, self.reporter)
         self.components.install_for(document)
-        for seed in _seeds(self.settings, job):
+        for seed in seeds_of(self.settings, job):
             if folder.seed_record(seed) is None:
                 self.predict_seed(job, document, seed, folder, wanted)
         report = _job_report(list(folder.seed_records()))
         folder.write_report(report)
         self.folder.note(report)
         return report
-
-    def warnings(self, job: Job) -> list[str]:
-        """What to say of a job beforehand."""
-        said = list(job.warnings)
-        if self.settings.msa_server is not None or not self.model.reads_alignments:
-            said = [text for text in said if NO_ALIGNMENT not in text]
-        if not self.model.reads_alignments:
-            said.append(f"{self.model.name} reads no alignments: those of the input are not used")
-        elif not self.settings.rna_msa and _has_rna_alignment(job.document):
-            said.append("the alignment of RNA is not used (--rna-msa uses it)")
-        return said
-
-    def with_alignments(self, job: Job, folder: JobFolder) -> dict[str, Any]:
-        """The job with alignments from a server, where one was asked for."""
-        if self.settings.msa_server is None or not self.model.reads_alignments:
-            return job.document
-        from flashbias_fold.protenix_adapter.alignment_server import add_alignments
-
-        self.reporter.stage("alignments")
-        return add_alignments(job.document, folder.path / "msa", self.settings.msa_server)
 
     def predict_seed(
         self, job: Job, document: dict[str, Any], seed: int, folder: JobFolder, wanted: dict[str, Any]
@@ -275,7 +255,7 @@ class _Run:
             "n_token": prediction.features.n_token,
             "n_atom": prediction.features.n_atom,
             "n_msa": prediction.features.n_msa,
-            "device": _device_name(self.device),
+            "device": device_name(self.device),
             "dtype": self.engine.dtype,
             "layers": prediction.layers,
             "stages_s": {**prediction.stages_s, "write": end - writing},
@@ -283,14 +263,14 @@ class _Run:
             "peak_memory_bytes": prediction.peak_memory_bytes,
             "peak_process_memory_bytes": prediction.peak_process_memory_bytes,
             "chunk_size": prediction.chunk_size,
-            "warnings": self.warnings(job),
+            "warnings": warnings_of(job, self.settings, self.model),
             "samples": [
                 {"seed": seed, **dataclasses.asdict(sample), "cif": f"{predictions}/{sample.cif}"}
                 for sample in samples
             ],
             "files": files,
             "settings": wanted,
-            "versions": _versions(),
+            "versions": versions(),
         }
         folder.write_seed_record(seed, record)
 
@@ -304,7 +284,7 @@ class _Run:
             {
                 "status": status,
                 "started": self.started,
-                "updated": _now(),
+                "updated": now(),
                 "command": sys.argv,
                 "arguments": self.settings.as_dict(),
                 "model": {
@@ -316,93 +296,11 @@ class _Run:
                 "components": self.components.describe(),
                 "jobs": {job.name: self.result.jobs.get(job.name, "pending") for job in self.inputs.jobs},
                 "rejected": rejected,
-                "versions": _versions(),
-                "device": _device_name(self.device),
+                "versions": versions(),
+                "device": device_name(self.device),
             },
         )
         self.folder.write_summary()
-
-
-def _decided(settings: Settings, model: Model) -> tuple[Settings, Any]:
-    """Fill in what the user left open, so that reports name what was really used."""
-    from flashbias_fold.protenix_adapter.kernels import chosen_device, usable_dtype
-
-    defaults = run_defaults()
-    config = build_config(model)
-    device = chosen_device(settings.device)
-    filled = settings.filled(
-        model=model.name,
-        device=device.type,
-        dtype=usable_dtype(device, settings.dtype or "bf16"),
-        samples=settings.samples or int(defaults.samples),
-        steps=settings.steps or int(config.sample_diffusion.N_step),
-        cycles=settings.cycles or int(config.model.N_cycle),
-        format=settings.format or str(defaults.format),
-    )
-    return filled, device
-
-
-def _plan(settings: Settings, model: Model) -> Any:
-    """The user's, or for `flashbias` the one that ships for the model, if any does."""
-    from flashbias_fold.pairformer import Plan
-
-    if settings.plan is not None:
-        return Plan.load(settings.plan)
-    shipped = resource("configs", "plans", f"{model.name}.yaml")
-    if settings.bias == "flashbias" and shipped.is_file():
-        return dataclasses.replace(Plan.load(shipped), name=settings.bias)
-    return Plan.for_bias(settings.bias)
-
-
-def _seeds(settings: Settings, job: Job) -> tuple[int, ...]:
-    return settings.seeds or job.seeds or tuple(run_defaults().seeds)
-
-
-def _that_fit(inputs: InputSet, settings: Settings, model: Model, device: Any) -> InputSet:
-    """Reject the jobs that cannot fit the memory at hand or the format, before anything is loaded."""
-    config = build_config(model)
-    config.dtype = settings.dtype
-    jobs, rejected = [], list(inputs.rejected)
-    for job in inputs.jobs:
-        problem = _memory_problem(job, settings, model, config, device) or _format_problem(job, settings)
-        if problem is None:
-            jobs.append(job)
-            continue
-        error = InputError(problem, file=job.source, job=job.name, field="sequences")
-        rejected.append(Rejected(error=error, name=job.name))
-    return InputSet(jobs=tuple(jobs), rejected=tuple(rejected))
-
-
-def _memory_problem(job: Job, settings: Settings, model: Model, config: Any, device: Any) -> str | None:
-    from flashbias_fold.protenix_adapter.kernels import stock_kernels
-    from flashbias_fold.protenix_adapter.memory import available_bytes, estimate_bytes
-
-    assert settings.samples is not None
-    needed = model.checkpoint.stat().st_size + estimate_bytes(
-        config,
-        n_token=job.n_token,
-        samples=settings.samples,
-        device=device,
-        scores_kept=settings.bias == "stock" and stock_kernels(device).attention == "torch",
-    )
-    at_hand = available_bytes(device)
-    # A GPU that has no room says so in time, and then smaller chunks are tried; a process that takes all of
-    # the machine's memory is killed, maybe with others. So the estimate's own error is allowed for on a GPU.
-    if needed <= at_hand * (2 if device.type == "cuda" else 1):
-        return None
-    return f"{job.n_token} tokens need about {_gib(needed)} on {device}, there are {_gib(at_hand)}"
-
-
-def _gib(size: int) -> str:
-    return f"{size / 2**30:.0f} GiB"
-
-
-def _format_problem(job: Job, settings: Settings) -> str | None:
-    from flashbias_fold.protenix_adapter.writer import pdb_problem_of
-
-    if settings.format == "cif":
-        return None
-    return pdb_problem_of(job.document, n_atom=job.n_atom, n_chain=job.n_chain)
 
 
 def _job_report(records: list[dict[str, Any]]) -> dict[str, Any]:
@@ -418,62 +316,3 @@ def _job_report(records: list[dict[str, Any]]) -> dict[str, Any]:
         "samples": [sample for record in records for sample in record["samples"]],
         "files": [file for record in records for file in record["files"]],
     }
-
-
-def _has_rna_alignment(document: dict[str, Any]) -> bool:
-    chains = [entity["rnaSequence"] for entity in document["sequences"] if "rnaSequence" in entity]
-    return any(chain.get("unpairedMsa") or chain.get("unpairedMsaPath") for chain in chains)
-
-
-def _difference(made: dict[str, Any], wanted: dict[str, Any]) -> str:
-    """In which settings results differ from what is wanted, in words; nothing if in none."""
-    changed = [key for key in wanted if made.get(key) != wanted[key]]
-    if not changed:
-        return ""
-    digests = {"input_sha256": "another input", "weights": "other weights", "plan": "another plan"}
-    shown = ", ".join(digests.get(key, f"{key} {made.get(key)} instead of {wanted[key]}") for key in changed)
-    return f"made with {shown}"
-
-
-def _error_json(error: Exception) -> dict[str, Any]:
-    known = isinstance(error, FlashbiasError)
-    kind = "file" if isinstance(error, OSError) else "unexpected"
-    return {
-        "error": _one_line(error),
-        "kind": error.kind if isinstance(error, FlashbiasError) else kind,
-        "file": getattr(error, "file", None),
-        "job": getattr(error, "job", None),
-        "field": getattr(error, "field", None),
-        # For whoever has to mend it; a user's own mistake needs no trace.
-        "trace": None if known and error.__cause__ is None else traceback.format_exception(error),
-        "versions": _versions(),
-    }
-
-
-def _one_line(error: Exception) -> str:
-    if isinstance(error, OSError) and error.filename:
-        return f"{error.filename}: {error.strerror}"
-    text = " ".join(str(error).split()) or type(error).__name__
-    return text if isinstance(error, FlashbiasError) else f"unexpected {type(error).__name__}: {text}"
-
-
-def _device_name(device: Any) -> str:
-    import torch
-
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    return f"cpu ({platform.machine()}, {torch.get_num_threads()} threads)"
-
-
-def _versions() -> dict[str, str | None]:
-    found: dict[str, str | None] = {"flashbias-fold": __version__, "python": platform.python_version()}
-    for name in _REPORTED_VERSIONS:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            found[name] = None
-    return found
-
-
-def _now() -> str:
-    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")

@@ -125,6 +125,15 @@ class Engine:
         load_weights(network, self.model.checkpoint, trust=trust_checkpoint)
         return network.eval().to(self.device)
 
+    def use(self, plan: Plan) -> None:
+        """From here on, compute the attentions as another plan says; the weights stay where they are.
+
+        Raises:
+            UsageError: The plan is not for this model, whose attentions are then the stock ones.
+        """
+        self.swap.restore()
+        self.swap = swap.apply(self.network, plan, networks_of(plan, self.model))
+
     def predict(self, document: dict[str, Any], seed: int, observer: Observer | None = None) -> Prediction:
         """Predict one job with one seed; the result depends on nothing else.
 

@@ -7,7 +7,14 @@ from typing import Any, Protocol
 from torch import nn
 
 from flashbias_fold.errors import UsageError
-from flashbias_fold.pairformer import Keep, PairBiasAttention, PairformerBlock, Plan, TriangleAttention
+from flashbias_fold.pairformer import (
+    Keep,
+    PairBiasAttention,
+    PairformerBlock,
+    Plan,
+    Rule,
+    TriangleAttention,
+)
 from flashbias_fold.protenix_adapter.denoising import Denoising
 from flashbias_fold.protenix_adapter.networks import Find, no_networks
 from flashbias_fold.protenix_adapter.watch import on_tokens
@@ -95,7 +102,6 @@ def apply(model: nn.Module, plan: Plan, network_of: Find = no_networks) -> Swap:
         plan: What to put where.
         network_of: What finds the factor network of a layer, where the plan asks for one.
     """
-    from protenix.model.modules.pairformer import PairformerBlock as StockBlock
     from protenix.model.modules.transformer import AttentionPairBias
     from protenix.model.triangular.triangular import TriangleAttention as StockTriangleAttention
 
@@ -105,7 +111,19 @@ def apply(model: nn.Module, plan: Plan, network_of: Find = no_networks) -> Swap:
         if not module.cross_attention_mode:  # of atoms
             rules[name] = plan.rule(name, _WAYS_OF_PAIR_BIAS)
     _check(plan, rules)
-    swap, keep = Swap(model, plan), Keep()
+    swap = Swap(model, plan)
+    try:
+        _put_all(swap, model, rules, triangles, network_of)
+    except UsageError:
+        swap.restore()  # a model is never left half replaced
+        raise
+    return swap
+
+
+def _put_all(swap: Swap, model: Any, rules: dict[str, Rule], triangles: list[str], network_of: Find) -> None:
+    from protenix.model.modules.pairformer import PairformerBlock as StockBlock
+
+    keep = Keep()
     replaced = {name: rule for name, rule in rules.items() if rule.way != "stock"}
     for name, block in _of_kind(model, StockBlock):
         if f"{name}.tri_att_end" in replaced:
@@ -122,7 +140,6 @@ def apply(model: nn.Module, plan: Plan, network_of: Find = no_networks) -> Swap:
         complete = all(name in replaced for name in in_diffusion)
         layers = [model.get_submodule(name) for name in in_diffusion] if complete else []
         swap.watch(Denoising(model, keep, layers))
-    return swap
 
 
 def _of_kind(model: nn.Module, kind: type) -> list[tuple[str, Any]]:

@@ -33,6 +33,14 @@ class Sample:
     has_clash: bool
 
 
+def ranks(prediction: Prediction) -> list[int]:
+    """The rank within its seed of each structure, in the order in which they were drawn; 0 is the best."""
+    from runner.dumper import DataDumper
+
+    dumper = DataDumper(base_dir="", sorted_by_ranking_score=True)
+    return [int(rank) for rank in dumper._get_ranker_indices(prediction.output)]
+
+
 def write_prediction(
     prediction: Prediction, name: str, seed: int, folder: Path, *, formats: tuple[str, ...], pae: bool
 ) -> list[Sample]:
@@ -50,7 +58,7 @@ def write_prediction(
         seed=seed,
     )
     samples = []
-    for index, rank in enumerate(int(rank) for rank in dumper._get_ranker_indices(output)):
+    for index, rank in enumerate(ranks(prediction)):
         cif = folder / "predictions" / f"{name}_sample_{rank}.cif"
         _mend_names(cif, name)
         if "pdb" in formats:

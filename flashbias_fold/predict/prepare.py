@@ -1,0 +1,133 @@
+"""From what was asked for to what will run: values that were left open, the plan, the jobs that fit."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+from flashbias_fold.errors import InputError
+from flashbias_fold.inputs import NO_ALIGNMENT, InputSet, Job, Rejected
+from flashbias_fold.predict.progress import Reporter
+from flashbias_fold.predict.settings import Settings, run_defaults
+from flashbias_fold.protenix_adapter.models import Model, build_config
+from flashbias_fold.resources import resource
+
+
+def decided(settings: Settings, model: Model) -> tuple[Settings, Any]:
+    """Fill in what the user left open, so that reports name what was really used."""
+    from flashbias_fold.protenix_adapter.kernels import chosen_device, usable_dtype
+
+    defaults = run_defaults()
+    config = build_config(model)
+    device = chosen_device(settings.device)
+    filled = settings.filled(
+        model=model.name,
+        device=device.type,
+        dtype=usable_dtype(device, settings.dtype or "bf16"),
+        samples=settings.samples or int(defaults.samples),
+        steps=settings.steps or int(config.sample_diffusion.N_step),
+        cycles=settings.cycles or int(config.model.N_cycle),
+        format=settings.format or str(defaults.format),
+    )
+    return filled, device
+
+
+def plan_file(settings: Settings, model: Model) -> Path | None:
+    """The user's plan, or for `flashbias` the one that ships for the model, if any does."""
+    shipped = resource("configs", "plans", f"{model.name}.yaml")
+    if settings.plan is None and settings.bias == "flashbias" and shipped.is_file():
+        return shipped
+    return settings.plan
+
+
+def plan_of(settings: Settings, model: Model) -> Any:
+    """The plan of that file, or what `--bias` alone stands for."""
+    from flashbias_fold.pairformer import Plan
+
+    path = plan_file(settings, model)
+    if path is None:
+        return Plan.for_bias(settings.bias)
+    plan = Plan.load(path)
+    return plan if settings.plan is not None else dataclasses.replace(plan, name=settings.bias)
+
+
+def seeds_of(settings: Settings, job: Job) -> tuple[int, ...]:
+    """The user's, else the job's own."""
+    return settings.seeds or job.seeds or tuple(run_defaults().seeds)
+
+
+def that_fit(inputs: InputSet, settings: Settings, model: Model, device: Any) -> InputSet:
+    """Reject the jobs that cannot fit the memory at hand or the format, before anything is loaded."""
+    config = build_config(model)
+    config.dtype = settings.dtype
+    jobs, rejected = [], list(inputs.rejected)
+    for job in inputs.jobs:
+        problem = _memory_problem(job, settings, model, config, device) or _format_problem(job, settings)
+        if problem is None:
+            jobs.append(job)
+            continue
+        error = InputError(problem, file=job.source, job=job.name, field="sequences")
+        rejected.append(Rejected(error=error, name=job.name))
+    return InputSet(jobs=tuple(jobs), rejected=tuple(rejected))
+
+
+def _memory_problem(job: Job, settings: Settings, model: Model, config: Any, device: Any) -> str | None:
+    from flashbias_fold.protenix_adapter.kernels import stock_kernels
+    from flashbias_fold.protenix_adapter.memory import available_bytes, estimate_bytes
+
+    assert settings.samples is not None
+    needed = model.checkpoint.stat().st_size + estimate_bytes(
+        config,
+        n_token=job.n_token,
+        samples=settings.samples,
+        device=device,
+        scores_kept=settings.bias == "stock" and stock_kernels(device).attention == "torch",
+    )
+    at_hand = available_bytes(device)
+    # A GPU that has no room says so in time, and then smaller chunks are tried; a process that takes all of
+    # the machine's memory is killed, maybe with others. So the estimate's own error is allowed for on a GPU.
+    if needed <= at_hand * (2 if device.type == "cuda" else 1):
+        return None
+    return f"{job.n_token} tokens need about {_gib(needed)} on {device}, there are {_gib(at_hand)}"
+
+
+def _gib(size: int) -> str:
+    return f"{size / 2**30:.0f} GiB"
+
+
+def _format_problem(job: Job, settings: Settings) -> str | None:
+    from flashbias_fold.protenix_adapter.writer import pdb_problem_of
+
+    if settings.format == "cif":
+        return None
+    return pdb_problem_of(job.document, n_atom=job.n_atom, n_chain=job.n_chain)
+
+
+def warnings_of(job: Job, settings: Settings, model: Model) -> list[str]:
+    """What to say of a job beforehand."""
+    said = list(job.warnings)
+    if settings.msa_server is not None or not model.reads_alignments:
+        said = [text for text in said if NO_ALIGNMENT not in text]
+    if not model.reads_alignments:
+        said.append(f"{model.name} reads no alignments: those of the input are not used")
+    elif not settings.rna_msa and _has_rna_alignment(job.document):
+        said.append("the alignment of RNA is not used (--rna-msa uses it)")
+    return said
+
+
+def _has_rna_alignment(document: dict[str, Any]) -> bool:
+    chains = [entity["rnaSequence"] for entity in document["sequences"] if "rnaSequence" in entity]
+    return any(chain.get("unpairedMsa") or chain.get("unpairedMsaPath") for chain in chains)
+
+
+def with_alignments(
+    job: Job, settings: Settings, model: Model, folder: Path, reporter: Reporter
+) -> dict[str, Any]:
+    """The job with alignments from a server, where one was asked for; they are kept in a folder."""
+    if settings.msa_server is None or not model.reads_alignments:
+        return job.document
+    from flashbias_fold.protenix_adapter.alignment_server import add_alignments
+
+    reporter.stage("alignments")
+    return add_alignments(job.document, folder / "msa", settings.msa_server)
