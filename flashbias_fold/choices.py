@@ -15,3 +15,7 @@ MAX_SEED = 2**32 - 1  # what every generator that is seeded accepts
 # Neighbours in sequence are what factors find hardest: pairs at most so many places apart keep their exact
 # bias, for which the kernels' tiles near the diagonal read a little more.
 REACH, LARGEST_REACH = 16, 256
+
+# What `compare` compares unless it is told otherwise, and how the name of a plan's file ends.
+METHODS = ("stock", "flashbias", "dense", "none")
+PLAN_SUFFIXES = (".yaml", ".yml")

@@ -71,6 +71,7 @@ TRAINED, UNSEEN = "trained", "unseen"
 TABLES = {TRAINED: "entries.csv", UNSEEN: "unseen.csv"}
 FAILED, WRONG, INTERRUPTED = 1, 2, 130
 SUFFIX = ".pdb.gz"
+FIRST_CHAIN = "A00"  # what CATH adds to the name of an entry
 
 
 @dataclass(frozen=True)
@@ -380,7 +381,9 @@ def _record(result: Result) -> dict[str, Any]:
 
 
 def _truth_path(name: str, folder: Path) -> Path:
-    return folder / f"{name}{SUFFIX}"
+    """By the name of the job; of a complex by CATH's name of its first protein, which is what is scored."""
+    whole = folder / f"{name}{SUFFIX}"
+    return whole if whole.is_file() else folder / f"{name}{FIRST_CHAIN}{SUFFIX}"
 
 
 def _require_truths(domains: Iterable[Domain], folder: Path) -> None:

@@ -91,6 +91,23 @@ def _predict(options: argparse.Namespace) -> int:
     return result.exit_status
 
 
+def _compare(options: argparse.Namespace) -> int:
+    from flashbias_fold.cli.render import render_comparison
+    from flashbias_fold.compare.run import compare
+    from flashbias_fold.compare.settings import Settings
+    from flashbias_fold.predict import Settings as Predictions
+    from flashbias_fold.predict.progress import Reporter
+
+    given = {key: value for key, value in vars(options).items() if key not in ("command", "quiet", "debug")}
+    own = {key: given.pop(key) for key in ("methods", "truth", "repeats")}
+    settings = Settings(predictions=Predictions(**given), **own)
+    with Reporter(quiet=options.quiet) as reporter:
+        result = compare(settings, reporter)
+    if not options.quiet:
+        render_comparison(result)
+    return result.exit_status
+
+
 def _fetch(options: argparse.Namespace) -> int:
     from flashbias_fold.fetch import fetch
 
@@ -159,6 +176,7 @@ def _bench_kernels(options: argparse.Namespace) -> int:
 _BENCHMARKS = {"kernels": _bench_kernels}
 _COMMANDS = {
     "predict": _predict,
+    "compare": _compare,
     "fetch": _fetch,
     "calibrate": _calibrate,
     "plan": _plan,

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from flashbias_fold.bench.kernels.run import NotRun, Result, Row
     from flashbias_fold.calibrate import Result as Calibrated
     from flashbias_fold.calibrate.planning import Chosen
+    from flashbias_fold.compare.run import Result as Compared
     from flashbias_fold.doctor import Finding
     from flashbias_fold.predict import RunResult
 
@@ -27,7 +28,10 @@ _MOST_ROWS = 40  # a terminal's worth; the rest is in summary.csv
 _COLUMNS = ("job", "tokens", "seed", "pTM", "ipTM", "pLDDT", "seconds", "structure")
 _KERNEL_COLUMNS = ("pass", "tokens", "method", "median ms", "10-90 %", "ratio", "error")
 _GPU_COLUMNS = ("of floor", "MiB")
-_TEXTS = ("job", "structure", "pass", "method", "layer", "way", "why")
+_COMPARISON_COLUMNS = (
+    "method", "pTM", "pLDDT", "pTM change", "LDDT to stock", "to truth", "seconds", "ratio", "verdict",
+)  # fmt: skip
+_TEXTS = ("job", "structure", "pass", "method", "layer", "way", "why", "verdict")
 
 
 def render_result(result: RunResult) -> None:
@@ -87,6 +91,50 @@ def _show(content: RenderableType) -> None:
     with console.capture() as captured:
         console.print(content)
     say(captured.get(), end="")
+
+
+def render_comparison(result: Compared) -> None:
+    """The verdict, a line for each method, and where everything is."""
+    report = result.report
+    if report is not None:
+        verdict, ratio = report["verdict"], report["speed"]["wall_ratio"]
+        labels = {method["key"]: method["label"] for method in report["methods"]}
+        rows = [_comparison_row(row, report["summary"][0], labels) for row in report["summary"]]
+        if sys.stdout.isatty():
+            _show(_box("means over the entries", _COMPARISON_COLUMNS, rows))
+        else:
+            say(_lines(_COMPARISON_COLUMNS, rows))
+        say(f"{verdict['headline']}. {verdict['text']}")
+        say(
+            f"Stock takes {ratio['mean']:.2f} times as long as {labels[report['speed']['method']]} "
+            f"({ratio['low']:.2f} to {ratio['high']:.2f})."
+        )
+        if report["demo_model"]:
+            _show(Text("made by the demonstration model: not for science", style="yellow"))
+    done = 0 if report is None else len(report["entries"])
+    amiss = f", {len(result.failed)} amiss" if result.failed else ""
+    where = f"; open {result.out}/report.html (report.json and report.csv have the numbers)" if done else ""
+    say(f"{done} compared{amiss}{where}")
+
+
+def _comparison_row(row: dict[str, Any], baseline: dict[str, Any], labels: dict[str, str]) -> tuple[str, ...]:
+    def mean(name: str, digits: int) -> str:
+        found = row["measures"].get(name)
+        return "" if found is None else f"{found['mean']:.{digits}f}"
+
+    wall, first = (one["measures"].get("wall_s") for one in (row, baseline))
+    words = {True: "same within noise", False: "not the same", None: ""}
+    return (
+        labels[row["method"]],
+        mean("ptm", 3),
+        mean("plddt", 1),
+        mean("ptm_change", 4),
+        mean("lddt_ca_to_stock", 3),
+        mean("lddt_ca_to_truth", 3),
+        mean("wall_s", 2),
+        f"{first['mean'] / wall['mean']:.2f}" if wall and first else "",
+        words[row["same"]],
+    )
 
 
 def render_calibration(result: Calibrated) -> None:

@@ -45,6 +45,7 @@ _UNITS |= {
     for target in _TARGETS
     for measure, (label, show) in _CLOSENESS.items()
 }
+_WORDS = {True: "same within noise", False: "not the same"}
 _OVERALL = (
     "ptm", "iptm", "plddt", "lddt_ca_to_stock", "tm_score_to_stock", "interface_to_stock", "lddt_ca_to_truth",
     "tm_score_to_truth", "interface_to_truth", "wall_s", "peak_memory_bytes",
@@ -207,11 +208,13 @@ def _overall(report: Report) -> str:
     lines = []
     for row in rows:
         cells = [f"<td>{interval(row['measures'].get(one), _UNITS[one][1])}</td>" for one in shown]
+        cells.append(f"<td>{_WORDS.get(row['same'], '')}</td>")
         lines.append(f'<tr><th scope="row">{_swatch(report, row["method"])}</th>{"".join(cells)}</tr>')
     level = data(report["verdict"]["level"], lambda value: f"{100 * value:g} %")
     return _framed(
         "Means over the entries, and their intervals",
-        f'<thead><tr><th scope="col">method</th>{head}</tr></thead><tbody>{"".join(lines)}</tbody>',
+        f'<thead><tr><th scope="col">method</th>{head}<th scope="col">verdict</th></tr></thead>'
+        f"<tbody>{''.join(lines)}</tbody>",
         kind="overall",
     ) + (f'<p class="note">Intervals here and above: bootstrap over the entries, {level}.</p>')
 

@@ -101,7 +101,7 @@ def _entry(name: str, label: str, rng: np.random.Generator) -> dict[str, Any]:
         "n_token": n,
         "n_atom": len(atoms),
         "truth": f"{name}.pdb.gz{label}",
-        "results": [_result(method, n, label, rng) for method in METHODS],
+        "results": [_result(method, name + label, n, label, rng) for method in METHODS],
         "traces": traces,
         "pae_maps": maps,
     }
@@ -112,7 +112,7 @@ def _unbroken(coord: np.ndarray) -> list[np.ndarray]:
     return np.split(coord, gaps)
 
 
-def _result(method: str, n: int, label: str, rng: np.random.Generator) -> dict[str, Any]:
+def _result(method: str, name: str, n: int, label: str, rng: np.random.Generator) -> dict[str, Any]:
     off = OFF[method] * float(rng.uniform(0.5, 1.5))
     stages = {
         stage: value * n / 60 * (PACE[method] if stage == "trunk" else 1) for stage, value in STAGES.items()
@@ -120,12 +120,14 @@ def _result(method: str, n: int, label: str, rng: np.random.Generator) -> dict[s
     is_stock = method == "stock"
     return {
         "method": method,
+        "structure": f"{name}/{method}/seed_101/predictions/{name}_sample_0.cif",
         "ptm": 0.55 + n / 300 - off / 30,
         "iptm": None,
         "plddt": 84.2 - 4 * off,
         "ranking_score": 0.81 - off / 20,
         "stages_s": stages,
         "wall_s": sum(stages.values()),
+        "runs_s": [sum(stages.values())] * 3,
         "peak_memory_bytes": int((1.1 + 0.2 * PACE[method]) * 2**30),
         "change": None
         if is_stock
@@ -179,4 +181,5 @@ def _summary(method: str, entries: list[dict[str, Any]], rng: np.random.Generato
         means = {"mean_error": float(np.mean(errors)), "largest_error": max(errors)}
         layers.append({**kept, **means, "fallbacks": 0})
     stages = {stage: float(np.mean([result["stages_s"][stage] for result in results])) for stage in STAGES}
-    return {"method": method, "measures": measures, "stages_s": stages, "layers": layers}
+    same = {"flashbias": True, "dense": True, "none": False}.get(method)
+    return {"method": method, "same": same, "measures": measures, "stages_s": stages, "layers": layers}
