@@ -47,7 +47,7 @@ _UNITS |= {
 }
 _WORDS = {True: "same within noise", False: "not the same"}
 _OVERALL = (
-    "ptm", "iptm", "plddt", "lddt_ca_to_stock", "tm_score_to_stock", "interface_to_stock", "lddt_ca_to_truth",
+    "ptm", "iptm", "plddt", "lddt_ca_to_stock", "interface_to_stock", "lddt_ca_to_truth",
     "tm_score_to_truth", "interface_to_truth", "wall_s", "peak_memory_bytes",
 )  # fmt: skip
 
@@ -207,13 +207,13 @@ def _overall(report: Report) -> str:
     head = "".join(f'<th scope="col">{_UNITS[measure][0]}</th>' for measure in shown)
     lines = []
     for row in rows:
-        cells = [f"<td>{interval(row['measures'].get(one), _UNITS[one][1])}</td>" for one in shown]
-        cells.append(f"<td>{_WORDS.get(row['same'], '')}</td>")
+        cells = [f'<td class="words">{_WORDS.get(row["same"], "")}</td>']
+        cells += [f"<td>{interval(row['measures'].get(one), _UNITS[one][1])}</td>" for one in shown]
         lines.append(f'<tr><th scope="row">{_swatch(report, row["method"])}</th>{"".join(cells)}</tr>')
     level = data(report["verdict"]["level"], lambda value: f"{100 * value:g} %")
     return _framed(
         "Means over the entries, and their intervals",
-        f'<thead><tr><th scope="col">method</th>{head}<th scope="col">verdict</th></tr></thead>'
+        f'<thead><tr><th scope="col">method</th><th scope="col" class="words">verdict</th>{head}</tr></thead>'
         f"<tbody>{''.join(lines)}</tbody>",
         kind="overall",
     ) + (f'<p class="note">Intervals here and above: bootstrap over the entries, {level}.</p>')

@@ -1,0 +1,113 @@
+"""From a path to the entries of a comparison: what is predicted, and the experimental structure of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from flashbias_fold.compare.assembly_file import STRUCTURE_SUFFIXES, is_structure, name_of
+from flashbias_fold.compare.from_structure import read_entry
+from flashbias_fold.errors import InputError, UsageError
+from flashbias_fold.inputs import ComponentCatalog, InputSet, Job, Rejected, load_inputs
+
+_KINDS = ", ".join(STRUCTURE_SUFFIXES)
+
+
+def read_jobs(path: Path, catalog: ComponentCatalog) -> tuple[InputSet, dict[str, Path]]:
+    """The jobs of an input, and the experimental structures that came with it, by the name of the job.
+
+    An experimental structure is an input too: its sequences are predicted and it is their truth. In a folder,
+    one that has the name of a job is that job's.
+
+    Raises:
+        InputError: There is nothing to go on with.
+    """
+    if not path.is_dir():
+        if not is_structure(path):
+            return load_inputs(path, catalog), {}
+        job = read_entry(path, catalog)
+        return InputSet((job,), ()), {job.name: path}
+    files = sorted(file for file in path.iterdir() if is_structure(file) and file.is_file())
+    try:
+        inputs = load_inputs(path, catalog)
+    except InputError:
+        if not files:
+            raise
+        inputs = InputSet((), ())
+    return _with_structures(inputs, files, catalog)
+
+
+def _with_structures(
+    inputs: InputSet, files: Iterable[Path], catalog: ComponentCatalog
+) -> tuple[InputSet, dict[str, Path]]:
+    jobs, rejected = list(inputs.jobs), list(inputs.rejected)
+    truths: dict[str, Path] = {}
+    named = {job.name.lower(): job.name for job in jobs}
+    for file in files:
+        name = name_of(file)
+        if name.lower() in named:
+            truths.setdefault(named[name.lower()], file)
+            continue
+        try:
+            job = read_entry(file, catalog)
+        except InputError as error:
+            rejected.append(Rejected(error, None))
+            continue
+        jobs.append(job)
+        named[name.lower()] = job.name
+        truths[job.name] = file
+    return InputSet(tuple(jobs), tuple(rejected)), truths
+
+
+@dataclass(frozen=True)
+class Truths:
+    """The experimental structures that were given with `--truth`.
+
+    Attributes:
+        path: What was given.
+        files: Name, in lower case, -> file.
+        single: The one file that was given, whatever its name.
+    """
+
+    path: Path
+    files: dict[str, Path]
+    single: Path | None = None
+
+    @classmethod
+    def find(cls, path: Path) -> Truths:
+        """Those of a folder, or one.
+
+        Raises:
+            UsageError: There is none.
+        """
+        if path.is_file():
+            if not is_structure(path):
+                raise UsageError(f"--truth: {path}: expected a structure ({_KINDS}), or a folder of these")
+            return cls(path, {name_of(path).lower(): path}, path)
+        if not path.is_dir():
+            raise UsageError(f"--truth: {path}: no such file or folder")
+        try:
+            files = sorted(file for file in path.iterdir() if is_structure(file) and file.is_file())
+        except OSError as error:
+            raise UsageError(f"--truth: {path}: {error.strerror}") from error
+        if not files:
+            raise UsageError(f"--truth: {path} has no experimental structure ({_KINDS}) in it")
+        return cls(path, {name_of(file).lower(): file for file in reversed(files)})
+
+    def of(self, jobs: Iterable[Job]) -> dict[str, Path]:
+        """By the name of the job.
+
+        Raises:
+            UsageError: There is none for any of them.
+        """
+        names = [job.name for job in jobs]
+        if self.single is not None and len(names) == 1:
+            return {names[0]: self.single}
+        found = {name: self.files[name.lower()] for name in names if name.lower() in self.files}
+        if names and not found:
+            raise UsageError(
+                f"--truth: {self.path} has no structure that is named after an entry, such as "
+                f"{names[0]}{STRUCTURE_SUFFIXES[0]}"
+            )
+        return found

@@ -1,0 +1,143 @@
+"""What an entry's predictions come to: confidences, differences to the baseline, closeness to experiment."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from biotite.structure import AtomArray
+from numpy.typing import NDArray
+
+from flashbias_fold.compare.structures import StructureDifference, compared
+from flashbias_fold.protenix_adapter.engine import Prediction
+from flashbias_fold.protenix_adapter.writer import ranks
+
+STAGES = ("featurize", "trunk", "diffusion", "confidence", "write")
+CONFIDENCES = ("ptm", "iptm", "plddt", "ranking_score")
+
+
+@dataclass(frozen=True)
+class Structure:
+    """One structure of a prediction, and what the model says of it.
+
+    Attributes:
+        drawn: Which one of the prediction, in the order in which they were drawn: the same number under the
+            same seed is the same noise.
+        rank: Its rank within the prediction, by which its file is named.
+        atoms: Where its atoms are.
+        pae: Predicted aligned errors, tokens x tokens, in Angstroms.
+        confidences: By name; no ipTM where there is a single chain.
+    """
+
+    drawn: int
+    rank: int
+    atoms: AtomArray
+    pae: NDArray[np.float32]
+    confidences: dict[str, float | None]
+
+
+@dataclass
+class Runs:
+    """What repeated predictions by one method took.
+
+    Attributes:
+        stages: Seconds by stage of each that counts, without writing.
+        memory: Peak in bytes of each.
+        write_s: Of writing the structures, which is done once.
+    """
+
+    stages: list[dict[str, float]] = field(default_factory=list)
+    memory: list[int] = field(default_factory=list)
+    write_s: float = 0.0
+
+    def add(self, prediction: Prediction) -> None:
+        """One more that counts."""
+        self.stages.append(prediction.stages_s)
+        self.memory.append(prediction.peak_memory_bytes)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Medians, and every whole prediction's seconds."""
+        walls = [sum(stages.values()) + self.write_s for stages in self.stages]
+        medians = {
+            stage: statistics.median(stages[stage] for stages in self.stages)
+            for stage in STAGES
+            if stage != "write"
+        }
+        return {
+            "stages_s": {**medians, "write": self.write_s},
+            "wall_s": statistics.median(walls),
+            "runs_s": walls,
+            "peak_memory_bytes": int(statistics.median(self.memory)),
+        }
+
+
+def structure_of(prediction: Prediction, drawn: int | None = None) -> Structure:
+    """A structure of a prediction; without a number the one that the model ranks highest."""
+    order = ranks(prediction)
+    drawn = order.index(0) if drawn is None else drawn
+    output = prediction.output
+    said = output["summary_confidence"][drawn]
+    confidences: dict[str, float | None] = {name: float(said[name]) for name in CONFIDENCES}
+    atoms = prediction.features.atom_array.copy()
+    atoms.coord = output["coordinate"][drawn].float().cpu().numpy()
+    if len(np.unique(atoms.chain_id)) == 1:
+        confidences["iptm"] = None
+    pae = output["full_data"][drawn]["token_pair_pae"].float().cpu().numpy()
+    return Structure(drawn, order[drawn], atoms, pae, confidences)
+
+
+def change(structure: Structure, baseline: Structure) -> dict[str, float | None]:
+    """What a method changes: confidences less the baseline's, and the mean change of a PAE without sign."""
+    pairs = {name: (structure.confidences[name], baseline.confidences[name]) for name in CONFIDENCES}
+    changes = {
+        name: None if ours is None or theirs is None else ours - theirs
+        for name, (ours, theirs) in pairs.items()
+    }
+    return {**changes, "pae": float(np.abs(structure.pae - baseline.pae).mean())}
+
+
+def closeness(structure: Structure, reference: AtomArray) -> tuple[dict[str, Any], StructureDifference]:
+    """How close a structure is to another, as `report.json` has it, and what of them was compared.
+
+    Raises:
+        InputError: They have no chain in common.
+    """
+    found = compared(structure.atoms, reference)
+    interface = found.interface_lddt
+    return {
+        "lddt_ca": found.lddt,
+        "lddt_all": found.lddt_all,
+        "tm_score": found.tm_score,
+        "rmsd": found.rmsd,
+        "interface": None if interface is None else {"kind": "interface_lddt", "value": interface},
+    }, found
+
+
+def layers_of(layers: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """What the replaced layers did, as `report.json` has it."""
+    names = ("name", "way", "rank", "reach", "certified_error", "fallbacks")
+    return [{name: layer.get(name) for name in names} for layer in layers]
+
+
+def chains_amiss(found: StructureDifference, most_exchanged: float) -> Sequence[str]:
+    """What keeps a closeness to experiment from being one of the whole: chains without a partner, another
+    sequence; each in words."""
+    polymers = ("protein ", "DNA ", "RNA ")
+    lines = [
+        f"{whose} {part} that {other} has not"
+        for whose, other, parts in (
+            ("the experimental structure has", "the prediction", found.only_in_reference),
+            ("the prediction has", "the experimental structure", found.only_in_model),
+        )
+        for part in parts
+        if part.startswith(polymers)
+    ]
+    if len(found.exchanged) > most_exchanged * found.n_residues:
+        lines.append(
+            f"{len(found.exchanged)} of {found.n_residues} residues of the experimental structure are of "
+            f"another kind than predicted, such as {found.exchanged[0]}"
+        )
+    return lines

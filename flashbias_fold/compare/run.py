@@ -1,0 +1,294 @@
+"""The story of a comparison: read and check, predict by every method in turn, measure, report."""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from flashbias_fold.bench import machine
+from flashbias_fold.compare.entries import Truths, read_jobs
+from flashbias_fold.compare.methods import Method, methods_of
+from flashbias_fold.compare.outcome import FORMAT, outcome
+from flashbias_fold.compare.settings import Settings
+from flashbias_fold.compare.table import table
+from flashbias_fold.compare.turns import WARM_UPS, Stage, Turns
+from flashbias_fold.errors import JobError, SetupError
+from flashbias_fold.files import read_json, write_atomic, write_json
+from flashbias_fold.inputs import InputSet, Job
+from flashbias_fold.predict.account import NO_ROOM, difference, now, one_line, versions
+from flashbias_fold.predict.folder import OutputFolder
+from flashbias_fold.predict.prepare import decided, that_fit, warnings_of
+from flashbias_fold.predict.progress import Reporter
+from flashbias_fold.predict.settings import identity
+from flashbias_fold.protenix_adapter import environment
+from flashbias_fold.protenix_adapter.components import open_components
+from flashbias_fold.protenix_adapter.engine import Engine
+from flashbias_fold.protenix_adapter.models import Model, find_model
+from flashbias_fold.report import page
+
+REPORT, TABLE, PAGE = "report.json", "report.csv", "report.html"
+ENTRY = "entry.json"
+# Of more entries than these the page draws those that differ most.
+_MOST_DRAWN = 24
+
+
+@dataclass
+class Result:
+    """How the comparison went.
+
+    Attributes:
+        out: The output folder.
+        report: As in `report.json`; nothing where no entry could be compared.
+        failed: What went wrong, by entry.
+        skipped: Entries that were complete before.
+    """
+
+    out: Path
+    report: dict[str, Any] | None = None
+    failed: list[dict[str, str]] = field(default_factory=list)
+    skipped: int = 0
+    rejected: int = 0
+
+    @property
+    def exit_status(self) -> int:
+        """0 all compared, 1 some not, or not in full, 2 nothing in the input could be run."""
+        if self.report is None and self.rejected == len(self.failed):
+            return 2
+        return 1 if self.failed else 0
+
+
+def compare(settings: Settings, reporter: Reporter | None = None) -> Result:
+    """Predict every entry by every method, and say whether it is the same and how much faster.
+
+    Raises:
+        FlashbiasError: The arguments, the input as a whole or the installation are wrong. What is wrong with
+            a single entry is in the result instead.
+    """
+    reporter = reporter or Reporter(quiet=True)
+    model = find_model(settings.predictions.model)
+    components = open_components()
+    truths = None if settings.truth is None else Truths.find(settings.truth)
+    inputs, own = read_jobs(settings.predictions.input, components)
+    environment.prepare()
+    common, device = decided(settings.predictions, model)
+    methods = methods_of(settings, common, model)  # a mistake in a plan leaves no folder
+    for method in methods:
+        inputs = that_fit(inputs, method.settings, model, device)
+    result = Result(common.out)
+    for rejected in inputs.rejected:
+        reporter.error(f"error: {rejected.error}")
+        result.failed.append(
+            {"name": rejected.name or Path(str(rejected.error.file)).name, "why": str(rejected.error)}
+        )
+    result.rejected = len(result.failed)
+    if not inputs.jobs:
+        return result
+    by_name = own if truths is None else {**own, **truths.of(inputs.jobs)}
+    if model.banner:
+        reporter.line(model.banner)
+    with OutputFolder(common.out) as folder:
+        run = _Comparison(settings, model, device, methods, by_name, folder, reporter, components, result)
+        return run.go(inputs)
+
+
+class _Comparison:
+    """The state of one comparison, from the first entry to the report."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        model: Model,
+        device: Any,
+        methods: list[Method],
+        truths: dict[str, Path],
+        folder: OutputFolder,
+        reporter: Reporter,
+        components: Any,
+        result: Result,
+    ) -> None:
+        self.settings = settings
+        self.model = model
+        self.device = device
+        self.methods = methods
+        self.truths = truths
+        self.folder = folder
+        self.reporter = reporter
+        self.components = components
+        self.result = result
+        self.stage: Stage | None = None
+
+    def go(self, inputs: InputSet) -> Result:
+        """Every entry, then the report."""
+        entries = []
+        self.reporter.begin(len(inputs.jobs))
+        for job in inputs.jobs:
+            try:
+                entries.append(self.entry(job))
+            except SetupError:
+                raise  # the next entry would meet it too
+            except Exception as error:
+                if isinstance(error, OSError) and error.errno in NO_ROOM:
+                    raise
+                self.note(job.name, one_line(error))
+                self.reporter.job_done("failed")
+        if entries:
+            self.result.report = self.report(entries)
+            self.publish(self.result.report)
+        return self.result
+
+    def note(self, name: str, why: str) -> None:
+        """Something is amiss with an entry; the others go on."""
+        self.result.failed.append({"name": name, "why": why})
+        self.reporter.error(f"error: entry '{name}': {why}")
+
+    def entry(self, job: Job) -> dict[str, Any]:
+        """What the report says of an entry: from an earlier run if that was asked for the same."""
+        place = self.folder.path / job.name / ENTRY
+        wanted = self.identity(job)
+        kept = read_json(place)
+        if kept is not None and not self.settings.predictions.overwrite:
+            changed = _difference(kept.get("settings") or {}, wanted)
+            if changed:
+                raise JobError(
+                    f"{place.parent} holds a comparison {changed}; add --overwrite, or choose another --out"
+                )
+            self.reporter.job(job.name, "already complete, skipped")
+            self.reporter.job_done("skipped")
+            self.result.skipped += 1
+        else:
+            kept = {"settings": wanted, **self.made(job, place.parent)}
+            write_json(place, kept)
+        for line in kept["amiss"]:
+            self.note(job.name, line)
+        return kept["entry"]
+
+    def identity(self, job: Job) -> dict[str, Any]:
+        """What an entry depends on: two with the same identity are the same but for the time they took."""
+        truth = self.truths.get(job.name)
+        return {
+            "methods": {
+                method.key: {"seed": method.seed}
+                | identity(method.settings, method.plan.digest, self.model.weights, job.document)
+                for method in self.methods
+            },
+            "truth": None if truth is None else hashlib.sha256(truth.read_bytes()).hexdigest(),
+            "repeats": self.settings.repeats,
+        }
+
+    def made(self, job: Job, folder: Path) -> dict[str, Any]:
+        """An entry from new predictions."""
+        stage = self.ready()
+        others = f"{len(self.methods)} methods, {self.settings.repeats} times after {WARM_UPS} to warm up"
+        self.reporter.job(job.name, f"{job.n_token} tokens, {job.n_atom} atoms, {others}")
+        for warning in warnings_of(job, self.methods[0].settings, self.model):
+            self.reporter.line(f"    {job.name}: {warning}")
+        turns = Turns(stage, job, folder, self.truths.get(job.name))
+        found = turns.entry()
+        stock = found["results"][0]
+        self.reporter.job_done(
+            f"done, {self.methods[0].label} {stock['wall_s']:.1f} s, pTM {stock['ptm']:.3f}"
+        )
+        return {"entry": found, "amiss": turns.amiss}
+
+    def ready(self) -> Stage:
+        """The model, loaded once, with every plan tried on it."""
+        if self.stage is not None:
+            return self.stage
+        start = time.perf_counter()
+        asked = self.methods[0].settings
+        assert asked.samples is not None and asked.dtype is not None
+        engine = Engine(
+            self.model,
+            self.methods[0].plan,
+            device=self.device,
+            dtype=asked.dtype,
+            samples=asked.samples,
+            steps=asked.steps,
+            cycles=asked.cycles,
+            rna_msa=asked.rna_msa,
+            trust_checkpoint=asked.trust_checkpoint,
+        )
+        for method in self.methods[1:]:
+            engine.use(method.plan)
+        self.stage = Stage(engine, self.methods, self.settings.repeats, self.components, self.reporter)
+        seconds = time.perf_counter() - start
+        self.reporter.line(
+            f"model {self.model.name} on {self.device} in {engine.dtype}, ready in {seconds:.1f} s"
+        )
+        return self.stage
+
+    def report(self, entries: list[dict[str, Any]]) -> dict[str, Any]:
+        """All of `report.json`."""
+        methods = [method.as_dict() for method in self.methods]
+        noise = self.methods[-1].key
+        found = outcome(entries, methods, noise)
+        return {
+            "format": FORMAT,
+            "model": self.model.name,
+            "demo_model": self.model.is_demo,
+            "methods": methods,
+            **found,
+            "entries": _drawn(entries, found["verdict"]["method"]),
+            "failed": self.result.failed,
+            "provenance": self.provenance(),
+        }
+
+    def provenance(self) -> dict[str, Any]:
+        """Where, when and how."""
+        code = machine.commit()
+        changed = " with changes" if code["changed"] else ""
+        return {
+            "created": now(),
+            "command": sys.argv,
+            "commit": None if code["commit"] is None else f"{code['commit']}{changed}",
+            "seeds": sorted({method.seed for method in self.methods}),
+            "repeats": self.settings.repeats,
+            "warm_ups": WARM_UPS,
+            "machine": _flat(machine.describe(self.device)),
+            "versions": {**versions(), **machine.versions()},
+        }
+
+    def publish(self, report: dict[str, Any]) -> None:
+        """The three files, each complete whenever it is seen."""
+        write_json(self.folder.path / REPORT, report)
+        write_atomic(self.folder.path / TABLE, table(report))
+        write_atomic(self.folder.path / PAGE, page(report))
+
+
+def _difference(made: dict[str, Any], wanted: dict[str, Any]) -> str:
+    """In what an earlier comparison differs from what is wanted, in words; nothing if in nothing."""
+    before, after = made.get("methods") or {}, wanted["methods"]
+    if list(before) != list(after):
+        return f"of {', '.join(before) or 'nothing'} instead of {', '.join(after)}"
+    changed = (difference(before[key], after[key]) for key in after)
+    if found := next(filter(None, changed), ""):
+        return found
+    if made.get("truth") != wanted["truth"]:
+        return "with another experimental structure"
+    return "" if made.get("repeats") == wanted["repeats"] else f"of {made.get('repeats')} repeats"
+
+
+def _drawn(entries: Sequence[dict[str, Any]], judged: str) -> list[dict[str, Any]]:
+    """The entries, of many without the drawings of those that differ least."""
+    if len(entries) <= _MOST_DRAWN:
+        return list(entries)
+
+    def likeness(entry: dict[str, Any]) -> float:
+        found = next((one for one in entry["results"] if one["method"] == judged), None)
+        return found["to_stock"]["lddt_ca"] if found and found["to_stock"] else 1.0
+
+    kept = {entry["name"] for entry in sorted(entries, key=likeness)[:_MOST_DRAWN]}
+    nothing: dict[str, Any] = {"traces": [], "pae_maps": []}
+    return [entry if entry["name"] in kept else {**entry, **nothing} for entry in entries]
+
+
+def _flat(found: dict[str, Any]) -> dict[str, Any]:
+    """Texts and numbers alone."""
+    return {
+        key: ".".join(map(str, value)) if isinstance(value, list) else value for key, value in found.items()
+    }
