@@ -45,7 +45,6 @@ _PLACE = re.compile(r"(<!-- table (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
 _COLUMNS = (
     "method", "pTM", "time, s", "memory, GiB", "times as fast", "LDDT to stock", "to experiment", "verdict",
 )  # fmt: skip
-WORDS = {True: "same within noise", False: "not the same", None: ""}
 _GIB = 2**30
 
 
@@ -166,7 +165,7 @@ def _overall_rows(record: dict[str, Any]) -> list[list[str]]:
     found = []
     for row in record["summary"]:
         means = {name: interval["mean"] for name, interval in row["measures"].items()}
-        found.append((row["method"], means, WORDS[row["same"]]))
+        found.append((row["method"], means, row["verdict"] or ""))
     return _rows(record, found)
 
 

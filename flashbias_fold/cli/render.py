@@ -123,7 +123,6 @@ def _comparison_row(row: dict[str, Any], baseline: dict[str, Any], labels: dict[
         return "" if found is None else f"{found['mean']:.{digits}f}"
 
     wall, first = (one["measures"].get("wall_s") for one in (row, baseline))
-    words = {True: "same within noise", False: "not the same", None: ""}
     return (
         labels[row["method"]],
         mean("ptm", 3),
@@ -133,7 +132,7 @@ def _comparison_row(row: dict[str, Any], baseline: dict[str, Any], labels: dict[
         mean("lddt_ca_to_truth", 3),
         mean("wall_s", 2),
         f"{first['mean'] / wall['mean']:.2f}" if wall and first else "",
-        words[row["same"]],
+        row["verdict"] or "",
     )
 
 

@@ -35,27 +35,39 @@ def outcome(entries: Sequence[Entry], methods: Sequence[Mapping[str, Any]], nois
     return {
         "verdict": _verdict(judged, judgements, noise, labels),
         "speed": {"method": judged, **_speed(entries, keys[0], judged)},
-        "summary": [_summary(entries, key, same(judgements.get(key))) for key in keys],
+        "summary": [_summary(entries, key, judgements.get(key, {})) for key in keys],
     }
 
 
 def judgement(entries: Sequence[Entry], key: str, noise: str) -> Judged:
     """Each measure that a method's sameness is judged by; of those that no entry has, none."""
     found = {}
-    for name, value in _JUDGED.items():
+    for name, (value, negligible) in _JUDGED.items():
         pairs = [(_of(entry, key, value), _of(entry, noise, value)) for entry in entries]
         both = [(ours, theirs) for ours, theirs in pairs if ours is not None and theirs is not None]
         if both:
-            found[name] = statistics.judged([ours for ours, _ in both], [theirs for _, theirs in both])
+            changes, changed_by_noise = zip(*both, strict=True)
+            found[name] = statistics.judged(changes, changed_by_noise, negligible)
     return found
 
 
-def same(judged: Judged | None) -> bool | None:
+def same(judged: Judged) -> bool | None:
     """Whether a method predicts the same within noise; nothing where the entries do not tell."""
     if not judged:
         return None
     verdicts = [one.same for one in judged.values()]
     return False if False in verdicts else None if None in verdicts else True
+
+
+def in_words(judged: Judged) -> str:
+    """The same, of a method that there is something to judge by."""
+    is_same = same(judged)
+    if is_same is None:
+        return "cannot tell"
+    if not is_same:
+        return "not the same"
+    within = all(one.noise is not None and one.change.mean <= one.noise.mean for one in judged.values())
+    return "same within noise" if within else "same but for what is negligible"
 
 
 def _preferred(keys: Sequence[str], baseline: str) -> str:
@@ -102,10 +114,15 @@ _MEASURES: dict[str, Value] = {
     **{f"{name}_to_stock": _close("to_stock", name) for name in _CLOSENESS},
     **{f"{name}_to_truth": _close("to_truth", name) for name in _CLOSENESS},
 }
-# What a method must not change by more than a second seed does: of scores, what is lost of 1.
-_JUDGED: dict[str, Value] = {
-    **{f"{name}_change": _changed(name) for name in ("ptm", "iptm", "plddt", "pae")},
-    **{f"{name}_to_stock": _lost("to_stock", name) for name in ("lddt_ca", "interface")},
+# What a method must not change by more than a second seed does, or than what is negligible: the last digit
+# that people read of a score, a tenth of a bin of PAE. Of closeness it is what is lost of 1.
+_JUDGED: dict[str, tuple[Value, float]] = {
+    "ptm_change": (_changed("ptm"), 0.001),
+    "iptm_change": (_changed("iptm"), 0.001),
+    "plddt_change": (_changed("plddt"), 0.1),
+    "pae_change": (_changed("pae"), 0.05),
+    "lddt_ca_to_stock": (_lost("to_stock", "lddt_ca"), 0.001),
+    "interface_to_stock": (_lost("to_stock", "interface"), 0.001),
 }
 _OF_ONE = tuple(name for name in _JUDGED if name.endswith("_to_stock"))
 
@@ -122,7 +139,7 @@ def _values(entries: Sequence[Entry], key: str, value: Value) -> list[float]:
 # Summary and speed
 
 
-def _summary(entries: Sequence[Entry], key: str, is_same: bool | None) -> dict[str, Any]:
+def _summary(entries: Sequence[Entry], key: str, judged: Judged) -> dict[str, Any]:
     measures = {
         name: dataclasses.asdict(statistics.interval(found))
         for name, value in _MEASURES.items()
@@ -135,7 +152,8 @@ def _summary(entries: Sequence[Entry], key: str, is_same: bool | None) -> dict[s
     }
     return {
         "method": key,
-        "same": is_same,
+        "same": same(judged),
+        "verdict": in_words(judged) if judged else None,
         "measures": measures,
         "stages_s": stages,
         "layers": _layers(results),
@@ -186,12 +204,11 @@ def _verdict(
     judged: str, judgements: Mapping[str, Judged], noise: str, labels: Mapping[str, str]
 ) -> dict[str, Any]:
     mine = judgements.get(judged, {})
-    is_same = same(mine)
     return {
         "method": judged,
         "noise": noise,
-        "same": is_same,
-        "headline": _headline(is_same, mine),
+        "same": same(mine),
+        "headline": _headline(mine),
         "text": " ".join([*_sentences(mine, labels[judged]), *_of_the_others(judged, judgements, labels)]),
         "level": statistics.LEVEL,
         "measures": [
@@ -199,6 +216,7 @@ def _verdict(
                 "name": name,
                 "change": dataclasses.asdict(_as_shown(name, one.change)),
                 "noise": None if one.noise is None else dataclasses.asdict(_as_shown(name, one.noise)),
+                "negligible": 1.0 - one.negligible if name in _OF_ONE else one.negligible,
                 "same": one.same,
             }
             for name, one in mine.items()
@@ -213,16 +231,12 @@ def _as_shown(name: str, found: statistics.Interval) -> statistics.Interval:
     return statistics.Interval(1.0 - found.mean, 1.0 - found.high, 1.0 - found.low, found.n)
 
 
-def _headline(is_same: bool | None, judged: Judged) -> str:
-    if is_same is True:
-        return "Same within noise"
-    if is_same is False:
-        return "Not the same: more than a second seed changes"
+def _headline(judged: Judged) -> str:
     if not judged:
         return "Nothing to judge by"
-    n = max(one.change.n for one in judged.values())
-    return (
-        f"Cannot tell from {n} {'entry' if n == 1 else 'entries'}: a little more than one second seed changes"
+    said = in_words(judged).capitalize()
+    return {False: f"{said}: more than a second seed changes", None: f"{said}: too few entries"}.get(
+        same(judged), said
     )
 
 
@@ -244,6 +258,5 @@ def _sentences(judged: Judged, label: str) -> list[str]:
 
 
 def _of_the_others(judged: str, judgements: Mapping[str, Judged], labels: Mapping[str, str]) -> list[str]:
-    words = {True: "the same within noise", False: "not the same", None: "open"}
-    others = [f"{labels[key]}: {words[same(one)]}" for key, one in judgements.items() if key != judged]
+    others = [f"{labels[key]}: {in_words(one)}" for key, one in judgements.items() if key != judged and one]
     return [f"Of the others, {'; '.join(others)}."] if others else []

@@ -43,11 +43,13 @@ class Judgement:
     Attributes:
         change: What the method changes, over the entries.
         noise: What a second seed changes; nothing where there was none.
+        negligible: A change below which nobody cares, whatever the noise.
         same: Nothing where the entries do not tell.
     """
 
     change: Interval
     noise: Interval | None
+    negligible: float
     same: bool | None
 
 
@@ -76,22 +78,30 @@ def ratio(numerators: Sequence[float], denominators: Sequence[float]) -> Interva
     return Interval(mean, low, high, found.n)
 
 
-def judged(changes: Sequence[float], noise: Sequence[float] | None) -> Judgement:
+def judged(changes: Sequence[float], noise: Sequence[float] | None, negligible: float = 0.0) -> Judgement:
     """Whether what a method changes, without sign, is what a second seed changes, or less.
 
     It is the same where the mean is not above that of noise, different where it is above for nearly all sets
-    of entries like these, and open in between.
+    of entries like these, and open in between. A model that is as sure as one which has memorised its targets
+    has next to no noise, and any other arithmetic changes more: hence what is negligible.
 
     Args:
         changes: For each entry, of a method to the first.
         noise: For the same entries, of a second seed to the first.
+        negligible: A mean change up to which it is the same, whatever the noise.
     """
     change = interval(changes)
     if noise is None:
-        return Judgement(change, None, None)
+        return Judgement(change, None, negligible, True if change.mean <= negligible else None)
     excess = interval(list(_finite(changes) - _finite(noise)))
-    same = True if excess.mean <= 0 else False if excess.low > 0 and excess.n >= _FEWEST else None
-    return Judgement(change, interval(noise), same)
+    same = (
+        True
+        if excess.mean <= 0 or change.mean <= negligible
+        else False
+        if excess.low > 0 and excess.n >= _FEWEST
+        else None
+    )
+    return Judgement(change, interval(noise), negligible, same)
 
 
 def _finite(values: Sequence[float]) -> NDArray[np.float64]:

@@ -45,7 +45,6 @@ _UNITS |= {
     for target in _TARGETS
     for measure, (label, show) in _CLOSENESS.items()
 }
-_WORDS = {True: "same within noise", False: "not the same"}
 _OVERALL = (
     "ptm", "iptm", "plddt", "lddt_ca_to_stock", "interface_to_stock", "lddt_ca_to_truth",
     "tm_score_to_truth", "interface_to_truth", "wall_s", "peak_memory_bytes",
@@ -174,20 +173,22 @@ def _measures(report: Report) -> str:
     verdict = report["verdict"]
     if not verdict["measures"]:
         return ""
-    words = {True: "within noise", False: "more than noise", None: "cannot tell"}
+    words = {True: "same", False: "more than noise", None: "cannot tell"}
     rows = []
     for measure in verdict["measures"]:
         label, show = _UNITS[measure["name"]]
         rows.append(
             f'<tr><th scope="row">{label}</th><td>{interval(measure["change"], show)}</td>'
-            f"<td>{interval(measure['noise'], show)}</td><td>{words[measure['same']]}</td></tr>"
+            f"<td>{interval(measure['noise'], show)}</td><td>{data(measure['negligible'], show)}</td>"
+            f"<td>{words[measure['same']]}</td></tr>"
         )
     noise = _swatch(report, verdict["noise"]) if verdict["noise"] else "noise"
     head = f'<th scope="col">{_swatch(report, verdict["method"])}</th><th scope="col">{noise}</th>'
     return _framed(
         "What the verdict rests on",
         f'<thead><tr><th scope="col">compared with {name(report["methods"][0]["label"])}</th>{head}'
-        f'<th scope="col">verdict</th></tr></thead><tbody>{"".join(rows)}</tbody>',
+        '<th scope="col">negligible</th><th scope="col">verdict</th></tr></thead>'
+        f"<tbody>{''.join(rows)}</tbody>",
         kind="measures",
     )
 
@@ -207,7 +208,7 @@ def _overall(report: Report) -> str:
     head = "".join(f'<th scope="col">{_UNITS[measure][0]}</th>' for measure in shown)
     lines = []
     for row in rows:
-        cells = [f'<td class="words">{_WORDS.get(row["same"], "")}</td>']
+        cells = [f'<td class="words">{text(row["verdict"] or "")}</td>']
         cells += [f"<td>{interval(row['measures'].get(one), _UNITS[one][1])}</td>" for one in shown]
         lines.append(f'<tr><th scope="row">{_swatch(report, row["method"])}</th>{"".join(cells)}</tr>')
     level = data(report["verdict"]["level"], lambda value: f"{100 * value:g} %")

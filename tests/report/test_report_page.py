@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from jsonschema import Draft202012Validator
 from report_made_up import HOSTILE, report
 from report_schema import SCHEMA, faults
 
@@ -114,27 +115,27 @@ def test_a_report_is_as_the_schema_says(made_up, hostile):
     assert faults(hostile) == []
 
 
-def test_jsonschema_agrees(made_up):
-    jsonschema = pytest.importorskip("jsonschema")
-    jsonschema.Draft202012Validator.check_schema(SCHEMA)
-    jsonschema.validate(made_up, SCHEMA)
+def test_the_schema_is_one():
+    Draft202012Validator.check_schema(SCHEMA)
 
 
 CHANGES: dict[str, Callable[[Any], Any]] = {
-    "report.more: not known": lambda found: found.update(more=1),
+    "report: additionalProperties": lambda found: found.update(more=1),
     "report.format: const": lambda found: found.update(format=2),
     "report: required": lambda found: found.pop("speed"),
     "report.methods: minItems": lambda found: found.update(methods=[]),
     "report.methods[0].bias: enum": lambda found: found["methods"][0].update(bias="other"),
     "report.verdict.level: exclusiveMaximum": lambda found: found["verdict"].update(level=1),
-    "report.summary[0].measures: the name": lambda found: found["summary"][0]["measures"].update(
+    "report.summary[0].measures: enum": lambda found: found["summary"][0]["measures"].update(
         speed=found["speed"]["wall_ratio"]
     ),
-    "report.speed.trunk_ratio: none": lambda found: found["speed"].update(trunk_ratio={"mean": 1}),
+    "report.speed.trunk_ratio: anyOf": lambda found: found["speed"].update(trunk_ratio={"mean": 1}),
     "report.entries[1].results[2].ptm: maximum": lambda found: found["entries"][1]["results"][2].update(
         ptm=1.2
     ),
-    "report.entries[0].results[0].ptm: not": lambda found: found["entries"][0]["results"][0].update(ptm=True),
+    "report.entries[0].results[0].ptm: type": lambda found: found["entries"][0]["results"][0].update(
+        ptm=True
+    ),
     "report.entries[0].pae_maps[0].size: maximum": lambda found: found["entries"][0]["pae_maps"][0].update(
         size=129
     ),
@@ -149,7 +150,7 @@ def test_what_the_schema_refuses(made_up, expected):
     changed = copy.deepcopy(made_up)
     CHANGES[expected](changed)
     found = faults(changed)
-    assert any(fault.startswith(expected) for fault in found), found
+    assert expected in found
 
 
 def test_every_object_of_the_schema_is_closed_and_complete():
