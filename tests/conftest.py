@@ -37,6 +37,7 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 # The files that take longest, in that order: begun late, one of them would be run while all else is done.
 LONGEST = (
     "test_gradients.py",
+    "test_compare.py",
     "test_resume.py",
     "test_train_demo.py",
     "test_audit.py",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -108,12 +109,17 @@ def closeness(structure: Structure, reference: AtomArray) -> tuple[dict[str, Any
     found = compared(structure.atoms, reference)
     interface = found.interface_lddt
     return {
-        "lddt_ca": found.lddt,
-        "lddt_all": found.lddt_all,
-        "tm_score": found.tm_score,
-        "rmsd": found.rmsd,
+        "lddt_ca": _known(found.lddt),
+        "lddt_all": _known(found.lddt_all),
+        "tm_score": _known(found.tm_score),
+        "rmsd": _known(found.rmsd),
         "interface": None if interface is None else {"kind": "interface_lddt", "value": interface},
     }, found
+
+
+def _known(value: float) -> float | None:
+    """A score of atoms of which none are near each other is none."""
+    return value if math.isfinite(value) else None
 
 
 def layers_of(layers: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:

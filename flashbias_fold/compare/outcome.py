@@ -30,8 +30,10 @@ def outcome(entries: Sequence[Entry], methods: Sequence[Mapping[str, Any]], nois
     """
     keys = [method["key"] for method in methods]
     labels = {method["key"]: method["label"] for method in methods}
-    judged = _preferred([key for key in keys if key not in (keys[0], noise)], keys[0])
-    judgements = {key: judgement(entries, key, noise) for key in keys if key not in (keys[0], noise)}
+    predicted = {result["method"] for entry in entries for result in entry["results"]}
+    others = [key for key in keys if key in predicted and key not in (keys[0], noise)]
+    judged = _preferred(others, keys[0])
+    judgements = {key: judgement(entries, key, noise) for key in others}
     return {
         "verdict": _verdict(judged, judgements, noise, labels),
         "speed": {"method": judged, **_speed(entries, keys[0], judged)},

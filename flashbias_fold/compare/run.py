@@ -17,7 +17,7 @@ from flashbias_fold.compare.outcome import FORMAT, outcome
 from flashbias_fold.compare.settings import Settings
 from flashbias_fold.compare.table import table
 from flashbias_fold.compare.turns import WARM_UPS, Stage, Turns
-from flashbias_fold.errors import JobError, SetupError
+from flashbias_fold.errors import JobError, SetupError, UsageError
 from flashbias_fold.files import read_json, write_atomic, write_json
 from flashbias_fold.inputs import InputSet, Job
 from flashbias_fold.predict.account import NO_ROOM, difference, now, one_line, versions
@@ -129,7 +129,7 @@ class _Comparison:
         for job in inputs.jobs:
             try:
                 entries.append(self.entry(job))
-            except SetupError:
+            except (SetupError, UsageError):
                 raise  # the next entry would meet it too
             except Exception as error:
                 if isinstance(error, OSError) and error.errno in NO_ROOM:
@@ -280,7 +280,8 @@ def _drawn(entries: Sequence[dict[str, Any]], judged: str) -> list[dict[str, Any
 
     def likeness(entry: dict[str, Any]) -> float:
         found = next((one for one in entry["results"] if one["method"] == judged), None)
-        return found["to_stock"]["lddt_ca"] if found and found["to_stock"] else 1.0
+        score = found["to_stock"]["lddt_ca"] if found and found["to_stock"] else None
+        return 1.0 if score is None else score
 
     kept = {entry["name"] for entry in sorted(entries, key=likeness)[:_MOST_DRAWN]}
     nothing: dict[str, Any] = {"traces": [], "pae_maps": []}
