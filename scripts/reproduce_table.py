@@ -122,7 +122,7 @@ def _complexes(out: Path) -> tuple[Path, Path]:
 
 
 def record_of(report: dict[str, Any]) -> dict[str, Any]:
-    """What of a report is kept: everything but drawings and the layers of each entry."""
+    """What of a report is kept: everything but drawings and the layers of each entry, to six digits."""
     entries = [
         {
             **{key: entry[key] for key in ("name", "n_token", "n_atom", "truth")},
@@ -133,7 +133,15 @@ def record_of(report: dict[str, Any]) -> dict[str, Any]:
         }
         for entry in report["entries"]
     ]
-    return {**report, "entries": entries}
+    return _rounded({**report, "entries": entries})
+
+
+def _rounded(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _rounded(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_rounded(item) for item in value]
+    return float(f"{value:.6g}") if isinstance(value, float) else value
 
 
 def tables(record: dict[str, Any]) -> str:

@@ -17,7 +17,7 @@ from flashbias_fold.compare.outcome import FORMAT, outcome
 from flashbias_fold.compare.settings import Settings
 from flashbias_fold.compare.table import table
 from flashbias_fold.compare.turns import WARM_UPS, Stage, Turns
-from flashbias_fold.errors import JobError, SetupError, UsageError
+from flashbias_fold.errors import SetupError, UsageError
 from flashbias_fold.files import read_json, write_atomic, write_json
 from flashbias_fold.inputs import InputSet, Job
 from flashbias_fold.predict.account import NO_ROOM, difference, now, one_line, versions
@@ -124,11 +124,12 @@ class _Comparison:
 
     def go(self, inputs: InputSet) -> Result:
         """Every entry, then the report."""
-        entries = []
-        self.reporter.begin(len(inputs.jobs))
-        for job in inputs.jobs:
+        found: dict[str, dict[str, Any]] = {}
+        pending = [job for job in inputs.jobs if not self.kept(job, found)]
+        self.reporter.begin(len(pending))
+        for job in pending:
             try:
-                entries.append(self.entry(job))
+                self.take(job, self.made(job), found)
             except (SetupError, UsageError):
                 raise  # the next entry would meet it too
             except Exception as error:
@@ -136,8 +137,8 @@ class _Comparison:
                     raise
                 self.note(job.name, one_line(error))
                 self.reporter.job_done("failed")
-        if entries:
-            self.result.report = self.report(entries)
+        if found:
+            self.result.report = self.report([found[job.name] for job in inputs.jobs if job.name in found])
             self.publish(self.result.report)
         return self.result
 
@@ -146,26 +147,31 @@ class _Comparison:
         self.result.failed.append({"name": name, "why": why})
         self.reporter.error(f"error: entry '{name}': {why}")
 
-    def entry(self, job: Job) -> dict[str, Any]:
-        """What the report says of an entry: from an earlier run if that was asked for the same."""
-        place = self.folder.path / job.name / ENTRY
-        wanted = self.identity(job)
-        kept = read_json(place)
-        if kept is not None and not self.settings.predictions.overwrite:
-            changed = _difference(kept.get("settings") or {}, wanted)
-            if changed:
-                raise JobError(
-                    f"{place.parent} holds a comparison {changed}; add --overwrite, or choose another --out"
-                )
-            self.reporter.job(job.name, "already complete, skipped")
-            self.reporter.job_done("skipped")
-            self.result.skipped += 1
-        else:
-            kept = {"settings": wanted, **self.made(job, place.parent)}
-            write_json(place, kept)
-        for line in kept["amiss"]:
+    def kept(self, job: Job, found: dict[str, dict[str, Any]]) -> bool:
+        """Take an entry of an earlier run, if there is one; one that was asked for otherwise stays."""
+        folder = self.folder.path / job.name
+        record = _complete(read_json(folder / ENTRY), self.folder.path)
+        if record is None or self.settings.predictions.overwrite:
+            return False
+        try:
+            changed = _difference(record["settings"], self.identity(job))
+        except OSError:  # a file that the input names has gone since it was read; `made` says so
+            return False
+        if changed:
+            self.note(
+                job.name, f"{folder} holds a comparison {changed}; add --overwrite, or choose another --out"
+            )
+            return True
+        self.reporter.line(f"{job.name}: already complete, skipped")
+        self.result.skipped += 1
+        self.take(job, record, found)
+        return True
+
+    def take(self, job: Job, record: dict[str, Any], found: dict[str, dict[str, Any]]) -> None:
+        """An entry, and what is amiss with it."""
+        for line in record["amiss"]:
             self.note(job.name, line)
-        return kept["entry"]
+        found[job.name] = record["entry"]
 
     def identity(self, job: Job) -> dict[str, Any]:
         """What an entry depends on: two with the same identity are the same but for the time they took."""
@@ -180,20 +186,25 @@ class _Comparison:
             "repeats": self.settings.repeats,
         }
 
-    def made(self, job: Job, folder: Path) -> dict[str, Any]:
-        """An entry from new predictions."""
-        stage = self.ready()
+    def made(self, job: Job) -> dict[str, Any]:
+        """An entry from new predictions, kept for the next run."""
+        stage, folder = self.ready(), self.folder.path / job.name
         others = f"{len(self.methods)} methods, {self.settings.repeats} times after {WARM_UPS} to warm up"
         self.reporter.job(job.name, f"{job.n_token} tokens, {job.n_atom} atoms, {others}")
         for warning in warnings_of(job, self.methods[0].settings, self.model):
             self.reporter.line(f"    {job.name}: {warning}")
+        if self.settings.truth is not None and job.name not in self.truths:
+            self.reporter.line(f"    {job.name}: no experimental structure in {self.settings.truth}")
+        settings = self.identity(job)
         turns = Turns(stage, job, folder, self.truths.get(job.name))
         found = turns.entry()
+        record = {"settings": settings, "entry": found, "amiss": turns.amiss}
+        write_json(folder / ENTRY, record)
         stock = found["results"][0]
         self.reporter.job_done(
             f"done, {self.methods[0].label} {stock['wall_s']:.1f} s, pTM {stock['ptm']:.3f}"
         )
-        return {"entry": found, "amiss": turns.amiss}
+        return record
 
     def ready(self) -> Stage:
         """The model, loaded once, with every plan tried on it."""
@@ -258,6 +269,14 @@ class _Comparison:
         write_json(self.folder.path / REPORT, report)
         write_atomic(self.folder.path / TABLE, table(report))
         write_atomic(self.folder.path / PAGE, page(report))
+
+
+def _complete(record: Any, folder: Path) -> dict[str, Any] | None:
+    """A record of ours whose structures are all there."""
+    if not isinstance(record, dict) or not {"settings", "entry", "amiss"} <= record.keys():
+        return None
+    files = [folder / result["structure"] for result in record["entry"]["results"]]
+    return record if all(file.is_file() for file in files) else None
 
 
 def _difference(made: dict[str, Any], wanted: dict[str, Any]) -> str:

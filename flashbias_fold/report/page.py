@@ -384,7 +384,7 @@ def _failed(report: Report) -> str:
     if not report["failed"]:
         return ""
     lines = "".join(f"<li>{name(one['name'])}: {text(one['why'])}</li>" for one in report["failed"])
-    return f'<section class="failed"><h2>Not compared</h2><ul>{lines}</ul></section>'
+    return f'<section class="failed"><h2>Not compared, or not in full</h2><ul>{lines}</ul></section>'
 
 
 def _provenance(report: Report) -> str:

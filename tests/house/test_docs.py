@@ -65,7 +65,7 @@ def shown_commands():
     for page in PAGES:
         text = page.read_text().replace("\\\n", " ")
         for line in re.findall(
-            r"^ {4}.*?(flashbias-fold (?:predict|fetch|doctor|bench) .*)$", text, re.MULTILINE
+            r"^ {4}.*?(flashbias-fold (?:predict|compare|fetch|doctor|bench) .*)$", text, re.MULTILINE
         ):
             if "[options]" not in line:
                 yield pytest.param(line, id=f"{page.name}: {line[:60]}")
