@@ -1,53 +1,92 @@
-"""Write the tables of docs/benchmarks/README.md from the records beside it: nobody copies a figure."""
+"""Write the tables and plots of the pages of benchmarks from the records: nobody copies a figure.
+
+Between `<!-- KIND RECORD ... -->` and `<!-- end -->` a page has what BLOCKS makes of the record.
+"""
 
 from __future__ import annotations
 
 import argparse
 import json
 import re
+import statistics
 import sys
+import textwrap
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from flashbias_fold.bench.chart import Line, Panel, Point, chart
+
 FOLDER = Path(__file__).parents[1] / "docs" / "benchmarks"
-PAGE = FOLDER / "README.md"
-_PLACE = re.compile(r"(<!-- table (\S+) (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
+PAGES = (FOLDER / "README.md", FOLDER.parent / "benchmarks.md")
+NOT_MEASURED = "Not measured yet.\n"
+STAGES = ("trunk", "diffusion", "confidence")
+_PLACE = re.compile(r"(<!-- (\w+) (\S+)((?: \S+)*) -->\n).*?(<!-- end -->)", re.DOTALL)
+_OURS = ("dense", "flashbias")
+_REST = "everything else"
+_SHOWN_KIND = 0.02  # of the whole, at any size and by any method, to have a line of its own
+_MOST_CURVES = 9
+_LATER_S = 20
+_WIDTH = 120
 
 
 def main() -> int:
     """Write them, or say whether they are as they should be."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
-        "--check", action="store_true", help="change nothing; exit 1 if the page is not up to date"
+        "--check", action="store_true", help="change nothing; exit 1 if a page or plot is not up to date"
     )
     check = parser.parse_args().check
-    page = PAGE.read_text()
-    right = _PLACE.sub(lambda place: place[1] + table(place[2], place[3]) + place[4], page)
-    if check:
-        return int(page != right)
-    PAGE.write_text(right)
-    return 0
+    stale = [(path, text) for path, text in files() if not path.is_file() or path.read_text() != text]
+    for path, text in stale:
+        if check:
+            print(f"{path.name} does not say what the records say", file=sys.stderr)
+        else:
+            path.write_text(text)
+    return int(check and bool(stale))
 
 
-def table(record: str, pass_name: str) -> str:
+def files() -> Iterable[tuple[Path, str]]:
+    """What is made here, as it should be: the pages, and plots of profiles (other records bring theirs)."""
+    for page in PAGES:
+        yield page, _PLACE.sub(_filled, page.read_text())
+    for path in sorted(FOLDER.glob("profile-*.json")):
+        yield path.with_suffix(".svg"), kinds_chart(read(path.stem))
+
+
+def _filled(place: re.Match[str]) -> str:
+    begin, kind, name, rest, end = place.groups()
+    data = read(name)
+    return begin + (BLOCKS[kind](name, data, *rest.split()) if data else NOT_MEASURED) + end
+
+
+def read(name: str) -> dict[str, Any] | None:
+    """A record; None where nothing was measured."""
+    path = FOLDER / f"{name}.json"
+    return json.loads(path.read_text()) if path.is_file() else None
+
+
+# Triangle attention alone
+
+
+def kernels(_: str, data: dict[str, Any], pass_name: str) -> str:
     """Medians in milliseconds, a line for each method, a column for each size; the largest error last."""
-    data = json.loads((FOLDER / f"{record}.json").read_text())
     rows = [row for row in data["rows"] if row["pass"] == pass_name]
     sizes = sorted({row["tokens"] for row in rows})
-    names = list(dict.fromkeys(_label(row) for row in sorted(rows, key=lambda row: -row["tokens"])))
-    found = {(_label(row), row["tokens"]): row for row in rows}
-    lines = [
-        "| method | " + " | ".join(f"N = {size}" for size in sizes) + " | error |",
-        "|---" * (len(sizes) + 2) + "|",
-    ]
+    names = list(dict.fromkeys(_method(row) for row in sorted(rows, key=lambda row: -row["tokens"])))
+    found = {(_method(row), row["tokens"]): row for row in rows}
+    lines = []
     for name in names:
+        errors = [row["error"] for row in rows if _method(row) == name]
         cells = [_cell(found.get((name, size))) for size in sizes]
-        errors = [row["error"] for row in rows if _label(row) == name]
-        lines.append(f"| {name} | " + " | ".join(cells) + f" | {max(errors):.1e} |")
-    return "\n".join(lines) + "\n"
+        lines.append((name, *cells, f"{max(errors):.1e}"))
+    return table(("method", *(f"N = {size}" for size in sizes), "error"), lines)
 
 
-def _label(row: dict[str, Any]) -> str:
+def _method(row: dict[str, Any]) -> str:
     return row["method"] if row["rank"] is None else f"{row['method']} R = {row['rank']}"
 
 
@@ -56,6 +95,350 @@ def _cell(row: dict[str, Any] | None) -> str:
         return "-"
     share = row["share_of_floor"]
     return f"{row['median_ms']:.3g}" + (f" ({100 * share:.0f} %)" if share else "")
+
+
+# Whole predictions
+
+
+@dataclass(frozen=True)
+class Run:
+    """A method at one size, as a full prediction would be.
+
+    Attributes:
+        tokens: The size.
+        method: The method.
+        rounds_s: Seconds by stage, one for each prediction; scaled, if these were shortened.
+        measured: Cycles and steps that they had.
+        kinds: Seconds and share of the floor by stage and kind of layer, scaled likewise.
+        row: What the record says.
+    """
+
+    tokens: int
+    method: str
+    rounds_s: dict[str, list[float]]
+    measured: tuple[int, int]
+    kinds: dict[tuple[str, str], tuple[float, float | None]]
+    row: dict[str, Any]
+
+    @property
+    def totals_s(self) -> list[float]:
+        """Whole predictions."""
+        return [sum(stages) for stages in zip(*self.rounds_s.values(), strict=True)]
+
+    def median(self, part: str) -> float:
+        """Of a stage, or of the whole."""
+        return statistics.median(self.rounds_s.get(part) or self.totals_s)
+
+
+def runs(data: dict[str, Any]) -> list[Run]:
+    """Of a record of whole predictions, by size, the baseline first.
+
+    A prediction of fewer cycles and steps is scaled: its trunk by the cycles, its diffusion by the steps. Of
+    the kinds of layers, one that was not called in each cycle or step runs once, and is left as it is.
+    """
+    options, found = data["options"], []
+    for row in data["rows"]:
+        cycles, steps = row.get("cycles", options["cycles"]), row.get("steps", options["steps"])
+        factors = {"trunk": options["cycles"] / cycles, "diffusion": options["steps"] / steps}
+        often = {"trunk": cycles, "diffusion": steps}
+        rounds = {
+            stage: [seconds * factors.get(stage, 1.0) for seconds in row["parts"][stage]["rounds_s"]]
+            for stage in STAGES
+        }
+        kinds = {}
+        for layer in row["layers"]:
+            stage, seconds, floor = layer["stage"], layer["seconds"], layer["floor_s"]
+            each = layer["kind"] == _REST or layer["calls"] >= often.get(stage, 0)
+            share = floor / seconds if floor and seconds else None
+            kinds[stage, layer["kind"]] = seconds * (factors.get(stage, 1.0) if each else 1.0), share
+        found.append(Run(row["tokens"], row["method"], rounds, (cycles, steps), kinds, row))
+    return sorted(found, key=lambda run: (run.tokens, _order(data, run.method)))
+
+
+def place(_: str, data: dict[str, Any]) -> str:
+    """Where, with what and when, in one paragraph."""
+    options, machine, versions = data["options"], data["machine"], data["versions"]
+    where = machine.get("gpu") or f"{machine['cpu']}, {machine['threads']} threads"
+    driver = f", driver {machine['driver']}" if "driver" in machine else ""
+    packages = ", ".join(
+        f"{package} {versions[package]}"
+        for package in ("torch", "triton", "protenix", "cuequivariance-torch")
+        if package in versions
+    )
+    changed = ", changed" if data["changed"] else ""
+    note = f" {data['note']}" if "note" in data else ""
+    said = (
+        f"{where}{driver}; {packages}; LayerNorm: {data['layernorm']}. `{options['model']}` with "
+        f"{data['weights']} weights, {options['dtype']}; {options['cycles']} cycles, {options['steps']} "
+        f"steps, {options['samples']} samples. Measured on {data['date'][:10]} at commit "
+        f"{data['commit'][:12]}{changed}.{note}"
+    )
+    return textwrap.fill(said, _WIDTH, break_on_hyphens=False) + "\n"
+
+
+def speed(name: str, data: dict[str, Any]) -> str:
+    """A line for each method and size: seconds, how many times as fast, stages, memory; and the plot."""
+    found = runs(data)
+    base = {run.tokens: run for run in found if run.method == data["baseline"]}
+    lines = [
+        (
+            run.tokens,
+            run.method,
+            _measured(data, run),
+            _range(run.totals_s),
+            _times(base.get(run.tokens), run, "total"),
+            *(_three(run.median(stage)) for stage in STAGES),
+            _times(base.get(run.tokens), run, "trunk"),
+            _three(run.row["first_s"]) if "first_s" in run.row else "",
+            f"{run.row['peak_memory_bytes'] / 2**30:.2f}",
+        )
+        for run in found
+    ]
+    columns = (
+        "N", "method", "measured with", "seconds", "times as fast", *STAGES, "trunk: times as fast",
+        "first call", "peak GiB",
+    )  # fmt: skip
+    kept = [index for index in range(len(columns)) if any(str(line[index]) for line in lines)]
+    shown = table([columns[index] for index in kept], [[line[index] for index in kept] for line in lines])
+    return shown + _not_run(data) + f"\n![{name}](benchmarks/{name}.svg)\n"
+
+
+def _measured(data: dict[str, Any], run: Run) -> str:
+    """Of a shortened prediction, what it had."""
+    full = data["options"]["cycles"], data["options"]["steps"]
+    return "" if run.measured == full else f"{run.measured[0]} cycles, {run.measured[1]} steps"
+
+
+def _not_run(data: dict[str, Any]) -> str:
+    """A sentence for each method that did not run, with the reason and the sizes."""
+    sizes: dict[tuple[str, str], list[int]] = {}
+    for entry in data.get("not_run", ()):
+        sizes.setdefault((entry["method"], entry["reason"]), []).append(entry["tokens"])
+    said = [
+        f"{method}{'' if None in tokens else f' at N = {_listed(tokens)}'}: {reason}"
+        for (method, reason), tokens in sizes.items()
+    ]
+    return f"\nNot run: {'; '.join(said)}.\n" if said else ""
+
+
+def kinds(_: str, data: dict[str, Any]) -> str:
+    """Seconds by stage and kind of layer, a column for each method and size, with the share of the whole."""
+    found = [run for run in runs(data) if run.kinds]
+    if not found:
+        return NOT_MEASURED
+    wholes = [sum(seconds for seconds, _ in run.kinds.values()) for run in found]
+    lines = [
+        (
+            *key,
+            *(
+                f"{_three(run.kinds[key][0])} ({100 * run.kinds[key][0] / whole:.0f} %)"
+                if key in run.kinds
+                else ""
+                for run, whole in zip(found, wholes, strict=True)
+            ),
+        )
+        for key in _large_kinds(found)
+    ]
+    shown = {line[:2] for line in lines}
+    rest = [sum(run.kinds[key][0] for key in run.kinds.keys() - shown) for run in found]
+    lines.append(
+        (
+            "",
+            "all others",
+            *(
+                f"{_three(seconds)} ({100 * seconds / whole:.0f} %)"
+                for seconds, whole in zip(rest, wholes, strict=True)
+            ),
+        )
+    )
+    return table(("stage", "layers", *(f"{run.tokens}, {_short(run.method)}" for run in found)), lines)
+
+
+def floors(_: str, data: dict[str, Any]) -> str:
+    """The share of the floor that kinds of layers reach, a column for each method and size."""
+    found = [run for run in runs(data) if run.kinds]
+    lines = [
+        (*key, *(_percent(run.kinds.get(key, (0.0, None))[1]) for run in found))
+        for key in _large_kinds(found)
+        if any(run.kinds.get(key, (0.0, None))[1] for run in found)
+    ]
+    columns = ("stage", "layers", *(f"{run.tokens}, {_short(run.method)}" for run in found))
+    return table(columns, lines) if lines else "No rates of this machine are known.\n"
+
+
+def launches(_: str, data: dict[str, Any]) -> str:
+    """Kernels of one cycle and one step, and for which share of its time the GPU is busy with them."""
+    lines = []
+    for run in runs(data):
+        for index, (what, stage) in enumerate((("cycle", "trunk"), ("step", "diffusion"))):
+            window = run.row["launches"].get(what)
+            if window is None:
+                continue
+            times = run.measured[index]
+            wall_ms = 1e3 * statistics.median(run.row["parts"][stage]["rounds_s"]) / times
+            share = min(window["busy_ms"] / wall_ms, 1.0)
+            lines.append(
+                (
+                    run.tokens,
+                    run.method,
+                    what,
+                    f"{window['count']:,}",
+                    _three(window["busy_ms"]),
+                    _three(wall_ms),
+                    _percent(share),
+                )
+            )
+    columns = ("N", "method", "of one", "kernels", "busy ms", "takes ms", "busy share")
+    return table(columns, lines) if lines else "A CPU starts none.\n"
+
+
+def targets(_: str, data: dict[str, Any]) -> str:
+    """A line for each target: met or missed, by how much, and where the time of ours goes."""
+    pairs = _pairs(data)
+    lines = [
+        (
+            f"whole prediction at least 1.3 times as fast at N = {size}",
+            *_at_least(pairs.get(size), "total", 1.3),
+        )
+        for size in (512, 1024, 2048)
+    ]
+    lines.append(("trunk at least 1.4 times as fast at N = 1024", *_at_least(pairs.get(1024), "trunk", 1.4)))
+    slower = [size for size, (base, ours) in pairs.items() if ours.median("total") > base.median("total")]
+    larger = [
+        size
+        for size, (base, ours) in pairs.items()
+        if ours.row["peak_memory_bytes"] > base.row["peak_memory_bytes"]
+    ]
+    lines.append(("never slower at any N", *_nowhere(pairs, slower)))
+    lines.append(("peak memory at most stock's at every N", *_nowhere(pairs, larger)))
+    lines.append((f"first call at most {_LATER_S} s later than stock's", *_first(pairs)))
+    return table(("target", "", "measured", "what ours spends most on"), lines)
+
+
+def _pairs(data: dict[str, Any]) -> dict[int, tuple[Run, Run]]:
+    """The baseline and the faster of ours, by size."""
+    found = runs(data)
+    pairs = {}
+    for base in found:
+        ours = [run for run in found if run.tokens == base.tokens and run.method in _OURS]
+        if base.method == data["baseline"] and ours:
+            pairs[base.tokens] = base, min(ours, key=lambda run: run.median("total"))
+    return pairs
+
+
+def _at_least(pair: tuple[Run, Run] | None, part: str, bar: float) -> tuple[str, ...]:
+    if pair is None:
+        return "not measured yet", "", ""
+    ratio = pair[0].median(part) / pair[1].median(part)
+    largest = sorted(pair[1].kinds.items(), key=lambda item: -item[1][0])[:3]
+    whole = sum(seconds for seconds, _ in pair[1].kinds.values())
+    spent = ", ".join(f"{kind} {100 * seconds / whole:.0f} %" for (_, kind), (seconds, _) in largest)
+    return "met" if ratio >= bar else "missed", f"{ratio:.2f} times, {pair[1].method}", spent
+
+
+def _nowhere(pairs: dict[int, Any], exceptions: list[int]) -> tuple[str, ...]:
+    if not pairs:
+        return "not measured yet", "", ""
+    if exceptions:
+        return "missed", f"not at N = {_listed(exceptions)}", ""
+    return "met", f"at N = {_listed(pairs)}", ""
+
+
+def _first(pairs: dict[int, tuple[Run, Run]]) -> tuple[str, ...]:
+    """Of the first size, before which nothing was compiled."""
+    if not pairs:
+        return "not measured yet", "", ""
+    base, ours = pairs[min(pairs)]
+    later = ours.row["first_s"] - base.row["first_s"]
+    return "met" if later <= _LATER_S else "missed", f"{later:+.1f} s at N = {base.tokens}", ""
+
+
+def kinds_chart(data: dict[str, Any]) -> str:
+    """Seconds by kind of layer against size, a panel for each method."""
+    found = [run for run in runs(data) if run.kinds]
+    keys = _large_kinds(found)[:_MOST_CURVES]
+    panels = []
+    for method in dict.fromkeys(run.method for run in found):
+        own = [run for run in found if run.method == method]
+        lines = []
+        for key in keys:
+            points = [(run.tokens, run.kinds[key][0]) for run in own if key in run.kinds]
+            lines.append(Line(_label(key, keys), tuple(Point(x, y, y, y) for x, y in points)))
+        panels.append(Panel(method, lines))
+    options = data["options"]
+    return chart(
+        f"Where a prediction's time goes: {options['model']}, {data['weights']} weights, {options['dtype']}",
+        f"{data['machine']['gpu']}: {options['cycles']} cycles, {options['steps']} steps, "
+        f"{options['samples']} samples, scaled from shorter predictions",
+        "tokens",
+        "seconds",
+        panels,
+    )
+
+
+def _label(key: tuple[str, str], keys: list[tuple[str, str]]) -> str:
+    """The kind, with its stage where the same one is in another too."""
+    stage, kind = key
+    return kind if [other for _, other in keys].count(kind) == 1 else f"{kind} ({stage})"
+
+
+def _large_kinds(found: list[Run]) -> list[tuple[str, str]]:
+    """Those that matter somewhere, by their time at the largest size."""
+    sizes: dict[tuple[str, str], float] = {}
+    for run in found:
+        whole = sum(seconds for seconds, _ in run.kinds.values())
+        for key, (seconds, _) in run.kinds.items():
+            if seconds >= _SHOWN_KIND * whole:
+                sizes[key] = max(seconds, sizes.get(key, 0.0))
+    return sorted(sizes, key=lambda key: -sizes[key])
+
+
+def _order(data: dict[str, Any], method: str) -> tuple[bool, bool, str]:
+    return method != data["baseline"], method in _OURS, method
+
+
+def _short(method: str) -> str:
+    return "stock" if method.startswith("stock-") else method
+
+
+def _range(seconds: list[float]) -> str:
+    middle = _three(statistics.median(seconds))
+    return middle if len(seconds) == 1 else f"{middle} ({_three(min(seconds))} to {_three(max(seconds))})"
+
+
+def _three(value: float) -> str:
+    """Three digits, or all before the point."""
+    return f"{value:.3g}" if value < 100 else f"{value:,.0f}"
+
+
+def _times(base: Run | None, run: Run, part: str) -> str:
+    return "" if base is None else f"{base.median(part) / run.median(part):.2f}"
+
+
+def _percent(share: float | None) -> str:
+    return "" if share is None else f"{100 * share:.0f} %" if share >= 0.1 else f"{100 * share:.1f} %"
+
+
+def _listed(values: Iterable[Any]) -> str:
+    return ", ".join(map(str, values))
+
+
+def table(columns: Iterable[str], lines: Iterable[Iterable[Any]]) -> str:
+    """In Markdown."""
+    rows = [list(columns), *(list(map(str, line)) for line in lines)]
+    head, *body = ("| " + " | ".join(row) + " |" for row in rows)
+    return "\n".join([head, "|---" * len(rows[0]) + "|", *body]) + "\n"
+
+
+BLOCKS: dict[str, Callable[..., str]] = {
+    "table": kernels,
+    "place": place,
+    "speed": speed,
+    "kinds": kinds,
+    "floors": floors,
+    "launches": launches,
+    "targets": targets,
+}
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ _COLOURS = (
 _PANEL_W, _PANEL_H = 380.0, 340.0
 _LEFT, _GAP, _TOP, _BOTTOM = 64.0, 56.0, 92.0, 54.0
 _LEGEND_W, _LEGEND_LINE = 190.0, 20.0
+_LETTER_W = 7.0  # of the legend, on average and a little more
 _INSET = 18.0  # between the axes and the outermost points
 _MOST_LABELS = 12
 _STYLE = """\
@@ -62,7 +63,11 @@ def chart(title: str, note: str, x_label: str, y_label: str, panels: list[Panel]
     looks = {name: _COLOURS[index % len(_COLOURS)] for index, name in enumerate(names)}
     looks |= {line.name: "#444" for panel in panels for line in panel.lines if line.dashed}
     dashed = {line.name for panel in panels for line in panel.lines if line.dashed}
-    width = _LEFT + len(panels) * (_PANEL_W + _GAP) + _LEGEND_W
+    width = (
+        _LEFT
+        + len(panels) * (_PANEL_W + _GAP)
+        + max(_LEGEND_W, 30 + _LETTER_W * max(map(len, names), default=0))
+    )
     height = _TOP + max(_PANEL_H, len(names) * _LEGEND_LINE) + _BOTTOM
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:g} {height:g}" '

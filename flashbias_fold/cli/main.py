@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import functools
 import logging
 import os
 import sys
@@ -173,7 +174,28 @@ def _bench_kernels(options: argparse.Namespace) -> int:
     return result.exit_status
 
 
-_BENCHMARKS = {"kernels": _bench_kernels}
+def _bench_model(options: argparse.Namespace) -> int:
+    from flashbias_fold.bench.model.options import ModelOptions
+
+    names = (field.name for field in dataclasses.fields(ModelOptions))
+    asked = ModelOptions(**{name: getattr(options, name) for name in names})
+
+    from flashbias_fold.bench.model import record, run
+    from flashbias_fold.cli.render import render_model
+    from flashbias_fold.predict.progress import Reporter
+
+    out = asked.out
+    if out is not None:  # what cannot be written is better known before than after
+        out.mkdir(parents=True, exist_ok=True)
+    keep = None if out is None else functools.partial(record.write, folder=out)
+    with Reporter(quiet=options.quiet) as reporter:
+        result = run.run(asked, reporter, after_each=keep)
+    if not options.quiet:
+        render_model(result, out)
+    return result.exit_status
+
+
+_BENCHMARKS = {"kernels": _bench_kernels, "model": _bench_model}
 _COMMANDS = {
     "predict": _predict,
     "compare": _compare,

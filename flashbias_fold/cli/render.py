@@ -17,6 +17,7 @@ from flashbias_fold.cli.streams import say
 
 if TYPE_CHECKING:
     from flashbias_fold.bench.kernels.run import NotRun, Result, Row
+    from flashbias_fold.bench.model.run import Result as Predictions
     from flashbias_fold.calibrate import Result as Calibrated
     from flashbias_fold.calibrate.planning import Chosen
     from flashbias_fold.compare.run import Result as Compared
@@ -31,7 +32,7 @@ _GPU_COLUMNS = ("of floor", "MiB")
 _COMPARISON_COLUMNS = (
     "method", "pTM", "pLDDT", "pTM change", "LDDT to stock", "to truth", "seconds", "ratio", "verdict",
 )  # fmt: skip
-_TEXTS = ("job", "structure", "pass", "method", "layer", "way", "why", "verdict")
+_TEXTS = ("job", "structure", "pass", "method", "stage", "layer", "layers", "way", "why", "verdict")
 
 
 def render_result(result: RunResult) -> None:
@@ -204,6 +205,27 @@ def render_kernels(result: Result, out: Path | None) -> None:
         say(line)
     if out is not None:
         say(f"results in {out}/ ({', '.join(NAMES)})")
+
+
+def render_model(result: Predictions, out: Path | None) -> None:
+    """What `bench model` found: where, how fast, where the time goes, and where the files are."""
+    from flashbias_fold.bench.model import record
+
+    say(record.head(result))
+    tables = (
+        ("seconds of whole predictions and of their stages", record.COLUMNS, record.rows(result)),
+        ("where the time of the largest goes", record.layer_columns(result), record.layer_rows(result)),
+    )
+    for title, columns, rows in tables:
+        if rows and sys.stdout.isatty():
+            _show(_box(title, columns, rows))
+        elif rows:
+            say(f"\n{title}:\n{_lines(columns, rows)}")
+    say("")
+    for line in record.notes(result):
+        say(line)
+    if out is not None:
+        say(f"results in {out}/ ({', '.join(record.NAMES)})")
 
 
 def _kernel_row(row: Row, *, on_gpu: bool) -> tuple[str, ...]:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from flashbias_fold.checksum import verify
 from flashbias_fold.errors import DeviceMemoryError, FlashbiasError, JobError, SetupError
@@ -78,6 +78,8 @@ class Engine:
         cycles: Recycling cycles; the model's own number by default.
         rna_msa: Read the alignments of RNA chains, which Protenix leaves aside by default.
         trust_checkpoint: Allow a checkpoint that holds more than tensors.
+        initialise: Gives the network on the device its weights, of which none has a value yet; by default
+            they are the checkpoint's, which is not read otherwise.
     """
 
     def __init__(
@@ -92,6 +94,7 @@ class Engine:
         cycles: int | None = None,
         rna_msa: bool = False,
         trust_checkpoint: bool = False,
+        initialise: Callable[[nn.Module], None] | None = None,
     ) -> None:
         environment.prepare()
         if device.type != "cuda" and environment.uses_cuda_layernorm():
@@ -111,19 +114,22 @@ class Engine:
         self.kernels = stock_kernels(device)
         self.config.triangle_attention = self.kernels.attention
         self.config.triangle_multiplicative = self.kernels.multiplication
-        self.network = self._build(trust_checkpoint)
+        self.network = self._build()
+        if initialise is None:
+            verify(model.checkpoint)
+            load_weights(self.network, model.checkpoint, trust=trust_checkpoint)
+        else:
+            initialise(self.network)
         self.swap = swap.apply(self.network, plan, networks_of(plan, model))
         self._chunks = self.config.infer_setting.to_dict()
         self._own_chunk: int | None = None
 
-    def _build(self, trust_checkpoint: bool) -> nn.Module:
+    def _build(self) -> nn.Module:
+        """The network on the device, its weights not yet there."""
         from protenix.model.protenix import Protenix
 
         with environment.swallow_stdout(), _generators_kept(self.device), uninitialised():
-            network = Protenix(self.config)
-        verify(self.model.checkpoint)
-        load_weights(network, self.model.checkpoint, trust=trust_checkpoint)
-        return network.eval().to(self.device)
+            return Protenix(self.config).eval().to(self.device)
 
     def use(self, plan: Plan) -> None:
         """From here on, compute the attentions as another plan says; the weights stay where they are.
@@ -158,18 +164,40 @@ class Engine:
             f"out of memory on {self.device}, also with chunks of {CHUNK_LADDER[-1]} rows ({failure})"
         )
 
+    def predict_features(self, features: Features, seed: int, observer: Observer | None = None) -> Prediction:
+        """Predict from features that are ready, and stay as they are for the next prediction from them.
+
+        Where the device runs out of memory that is an error: nothing is repeated with smaller chunks.
+        """
+        memory = DeviceMemory(self.device)
+        own = _own_inputs(features, self.device)
+        seed_everything(seed)
+        self.swap.begin()
+        return self._infer(own, seed, observer or Silence(), None, memory, Clock(self.device))
+
     def _attempt(
         self, document: dict[str, Any], seed: int, observer: Observer, chunk_size: int | None
     ) -> Prediction:
         memory = DeviceMemory(self.device)
         seed_everything(seed)
         self.swap.begin()
-        clock = _Clock(self.device)
+        clock = Clock(self.device)
         observer.stage("featurize")
         features = featurize(document, self.config)
         clock.lap("featurize")
+        return self._infer(features, seed, observer, chunk_size, memory, clock)
+
+    def _infer(
+        self,
+        features: Features,
+        seed: int,
+        observer: Observer,
+        chunk_size: int | None,
+        memory: DeviceMemory,
+        clock: Clock,
+    ) -> Prediction:
         self._fit_to(features.n_token, chunk_size)
-        with _StageHooks(self.network, self.config, clock, observer), torch.no_grad(), self._precision():
+        with StageHooks(self.network, self.config, clock, observer), torch.no_grad(), self._precision():
             output = self._forward(features)
         clock.lap("confidence")
         if not bool(torch.isfinite(output["coordinate"]).all()):
@@ -221,8 +249,12 @@ class Engine:
         return torch.autocast("cuda", dtype=dtypes[self.dtype])
 
 
-class _Clock:
-    """Wall time by stage, with the device synchronised at each boundary and nowhere else."""
+class Clock:
+    """Wall time by stage, with the device synchronised at each boundary and nowhere else.
+
+    Attributes:
+        laps: Seconds by stage.
+    """
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
@@ -230,6 +262,7 @@ class _Clock:
         self._start = self._now()
 
     def lap(self, stage: str) -> None:
+        """What went by since the last lap, or since the clock was made, is of `stage`."""
         now = self._now()
         self.laps[stage] = self.laps.get(stage, 0.0) + now - self._start
         self._start = now
@@ -240,14 +273,20 @@ class _Clock:
         return time.perf_counter()
 
 
-class _StageHooks:
+class StageHooks:
     """Forward hooks that tell the stages of Protenix's inference apart, since it is one function.
 
     The trunk ends with the last pass of the Pairformer, diffusion ends where the distogram head begins
     (the first thing that Protenix computes after sampling), confidence ends with the model.
+
+    Args:
+        network: Protenix.
+        config: Its configuration, of which cycles and steps are told.
+        clock: Whose laps are the stages.
+        observer: Told where the prediction is.
     """
 
-    def __init__(self, network: Any, config: Any, clock: _Clock, observer: Observer) -> None:
+    def __init__(self, network: Any, config: Any, clock: Clock, observer: Observer) -> None:
         self._network = network
         self._cycles = int(config.model.N_cycle)
         self._clock = clock
@@ -285,6 +324,24 @@ class _StageHooks:
     def _before_confidence(self, *_: object) -> None:
         self._clock.lap("diffusion")
         self._observer.stage("confidence")
+
+
+def _own_inputs(features: Features, device: torch.device) -> Features:
+    """The same with inputs that a prediction may change: the model eats of its dictionaries and tensors."""
+    inputs = _copied(features.data["input_feature_dict"], device)
+    return replace(features, data={**features.data, "input_feature_dict": inputs})
+
+
+def _copied(inputs: dict[str, Any], device: torch.device) -> dict[str, Any]:
+    """Dictionaries of their own; and tensors, where what is on the device already would be taken as it is."""
+    return {
+        key: _copied(value, device)
+        if isinstance(value, dict)
+        else value.clone()
+        if isinstance(value, Tensor) and value.device.type == device.type
+        else value
+        for key, value in inputs.items()
+    }
 
 
 @contextlib.contextmanager

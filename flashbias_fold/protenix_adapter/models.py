@@ -119,18 +119,25 @@ def find_model(name: str) -> Model:
     if name == AUTO:
         on_disk = [official for official in official_names() if checkpoint_path(official).is_file()]
         name = on_disk[0] if on_disk else DEMO
-    if name == DEMO:
-        model = demo_model()
-        mend = "they ship with flashbias-fold, so this installation is incomplete: install it again"
-    else:
-        model = _official_model(name)
-        mend = f"get them with: flashbias-fold fetch {name}"
+    model = architecture(name)
     if not model.checkpoint.is_file():
+        mend = (
+            "they ship with flashbias-fold, so this installation is incomplete: install it again"
+            if model.is_demo
+            else f"get them with: flashbias-fold fetch {name}"
+        )
         raise SetupError(f"no weights of {name} at {model.checkpoint}; {mend}")
     return model
 
 
-def _official_model(name: str) -> Model:
+def architecture(name: str) -> Model:
+    """The model called `name`, whether or not its weights are there: for a network with others.
+
+    Raises:
+        UsageError: There is no model of that name.
+    """
+    if name == DEMO:
+        return demo_model()
     from configs.configs_model_type import model_configs
 
     if name not in model_configs:

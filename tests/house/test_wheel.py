@@ -43,6 +43,8 @@ def test_both_packages_are_complete_and_typed(wheel: set[str]) -> None:
     kernels = {file.removeprefix("kernels/") for file in shipped("kernels/flashbias_kernels", "*.py")}
     assert kernels <= wheel
     assert {"flashbias_fold/py.typed", "flashbias_kernels/py.typed"} <= wheel
+    page = shipped("flashbias_fold/report", "*.html") | shipped("flashbias_fold/report", "page.*")
+    assert {"flashbias_fold/report/page.css", "flashbias_fold/report/page.js"} <= page <= wheel
 
 
 @pytest.mark.parametrize("folder", ["configs", "data"])

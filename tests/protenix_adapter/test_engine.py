@@ -1,7 +1,9 @@
 """The engine against Protenix's own runner, on Protenix's real code."""
 
+import copy
 import json
 import random
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +13,10 @@ from conftest import SEQUENCE, protein
 
 from flashbias_fold.errors import DeviceMemoryError, JobError
 from flashbias_fold.pairformer import PairBiasAttention, Plan, TriangleAttention
+from flashbias_fold.protenix_adapter import engine as engine_module
 from flashbias_fold.protenix_adapter import swap
 from flashbias_fold.protenix_adapter.engine import CHUNK_LADDER, Engine
+from flashbias_fold.protenix_adapter.features import featurize, seed_everything
 from flashbias_fold.protenix_adapter.models import build_config
 from flashbias_fold.protenix_adapter.writer import write_prediction
 
@@ -215,6 +219,59 @@ def test_coordinates_that_are_not_finite_fail_the_job(engine, monkeypatch):
     monkeypatch.setattr(dense, "_forward", poisoned)
     with pytest.raises(JobError, match="seed 9: the model gave coordinates that are not finite"):
         dense.predict(MIXED, 9)
+
+
+def test_ready_features_give_what_a_prediction_gives_and_serve_again(engine, monkeypatch):
+    dense = engine("dense")
+    seed_everything(8)
+    features = featurize(MIXED, dense.config)
+    kept = copy.deepcopy(features.data["input_feature_dict"])
+    runs = [dense.predict_features(features, 8) for _ in range(2)]
+    assert list(runs[0].stages_s) == ["trunk", "diffusion", "confidence"]
+    assert torch.equal(runs[0].output["coordinate"], runs[1].output["coordinate"])
+    assert_same(features.data["input_feature_dict"], kept)
+    monkeypatch.setattr(engine_module, "featurize", lambda *_: features)
+    assert torch.equal(dense.predict(MIXED, 8).output["coordinate"], runs[0].output["coordinate"])
+
+
+def test_ready_features_stay_where_they_are(engine):
+    """Protenix moves a dictionary's tensors in place, also those of a dictionary within it."""
+    from protenix.utils.torch_utils import to_device
+
+    seed_everything(8)
+    features = featurize(protein(), engine("stock").config)
+    inputs = features.data["input_feature_dict"]
+    inner = [value for value in inputs.values() if isinstance(value, dict)]
+    assert inner, "the constraints"
+    moved = to_device(engine_module._own_inputs(features, CPU).data["input_feature_dict"], "meta")
+    for within in (moved, *(value for value in moved.values() if isinstance(value, dict))):
+        assert {value.device.type for value in within.values() if torch.is_tensor(value)} == {"meta"}
+    for within in (inputs, *inner):
+        assert {value.device.type for value in within.values() if torch.is_tensor(value)} == {"cpu"}
+
+
+def assert_same(found, expected):
+    assert found.keys() == expected.keys()
+    for key, value in expected.items():
+        if isinstance(value, dict):
+            assert_same(found[key], value)
+        elif torch.is_tensor(value):
+            assert torch.equal(found[key], value), key
+
+
+def test_other_weights_need_no_checkpoint(random_model):
+    nowhere = replace(random_model, checkpoint=Path("nowhere.pt"))
+
+    def initialise(network):
+        for parameter in network.parameters():
+            parameter.data.fill_(0.25)
+
+    made = Engine(
+        nowhere, Plan.for_bias("dense"), device=CPU, dtype="fp32", samples=1, steps=1, cycles=1,
+        initialise=initialise,
+    )  # fmt: skip
+    assert all(bool((parameter == 0.25).all()) for parameter in made.network.parameters())
+    assert not made.network.training
 
 
 def test_building_a_model_leaves_the_generators_alone(random_model):

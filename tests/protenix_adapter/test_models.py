@@ -17,6 +17,7 @@ from flashbias_fold.protenix_adapter.models import (
     AUTO,
     DEMO,
     Model,
+    architecture,
     build_config,
     checkpoint_path,
     demo_model,
@@ -52,6 +53,17 @@ def test_every_model_of_protenix_can_be_found_and_no_other(on_disk):
         model = find_model(name)
         assert (model.name, model.checkpoint) == (name, checkpoint_path(name))
         assert not model.is_demo and model.banner is None
+
+
+def test_an_architecture_needs_no_weights(on_disk):
+    from configs.configs_model_type import model_configs
+
+    for name in model_configs:
+        assert architecture(name) == Model(name, model_configs[name], checkpoint_path(name))
+        assert not architecture(name).checkpoint.exists()
+    assert architecture(DEMO) == demo_model()
+    with pytest.raises(UsageError, match="unknown model 'protenix_v2'; did you mean protenix-v2"):
+        architecture("protenix_v2")
 
 
 def test_auto_takes_the_demonstration_where_no_official_weights_are_and_says_so(on_disk):

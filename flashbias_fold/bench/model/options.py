@@ -30,7 +30,7 @@ REPEATS = {"cpu": 3, "cuda": 5}
 BASELINES = ("stock-cuequivariance", "stock-torch")
 LARGEST_TOKENS = 8192
 LARGEST_ALIGNMENT = 16384
-_AT_LEAST_ONE = ("cycles", "steps", "samples", "repeats", "alignment")
+_AT_LEAST_ONE = ("cycles", "steps", "samples", "repeats", "seconds", "alignment")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +51,7 @@ class ModelOptions:
         steps: Denoising steps.
         samples: Structures.
         repeats: Interleaved rounds that count, after each method's first call.
+        seconds: That the rounds of one size take at most, but for the first round.
         layers: Whether one more prediction of each method is taken apart by kind of layer.
         device: Where.
         dtype: The autocast type.
@@ -68,6 +69,7 @@ class ModelOptions:
     steps: int | None = None
     samples: int | None = None
     repeats: int | None = None
+    seconds: int | None = None
     layers: bool = True
     device: str = "auto"
     dtype: str | None = None

@@ -25,6 +25,7 @@ _COLUMNS = (
 )  # fmt: skip
 COLUMNS = ("job", "tokens", "method", "seconds", "10-90 %", "ratio", *STAGES, "first", "MiB")
 LAYER_COLUMNS = ("method", "stage", "layers", "calls", "seconds", "share", "of floor")
+_FLOOR = LAYER_COLUMNS.index("of floor")
 _SHOWN_LAYERS = 0.01  # of the whole, at least, to be shown
 
 
@@ -73,7 +74,7 @@ def as_svg(result: Result) -> str:
     options = result.options
     return chart(
         f"Whole predictions by {options.model}, {result.weights} weights, {options.dtype}",
-        f"{result.place}: median and the range of eight in ten of {options.repeats} interleaved calls",
+        f"{result.place}: median and the range of eight in ten of {_rounds(result)} interleaved calls",
         "tokens",
         "seconds",
         [Panel(name, _curves(result, name)) for name in (TOTAL, *STAGES)],
@@ -85,7 +86,7 @@ def head(result: Result) -> str:
     options = result.options
     counts = (
         f"{options.cycles} cycles, {options.steps} steps, {options.samples} samples, "
-        f"{options.repeats} interleaved rounds"
+        f"{_rounds(result)} interleaved rounds"
     )
     return (
         f"{options.model} with {result.weights} weights on {result.place}, torch "
@@ -111,8 +112,15 @@ def rows(result: Result) -> list[tuple[str, ...]]:
     ]
 
 
+def layer_columns(result: Result) -> tuple[str, ...]:
+    """LAYER_COLUMNS, without the floor where no rates of the machine are known."""
+    floors = any(layer.floor_s is not None for row in result.rows for layer in row.layers)
+    return LAYER_COLUMNS if floors else LAYER_COLUMNS[:_FLOOR]
+
+
 def layer_rows(result: Result) -> list[tuple[str, ...]]:
-    """Lines of LAYER_COLUMNS for the largest job: where each method's time goes, but for what is tiny."""
+    """Lines of `layer_columns` for the largest job: where each method's time goes, but for what is tiny."""
+    width = len(layer_columns(result))
     largest = max((row.tokens for row in result.rows), default=0)
     lines: list[tuple[str, ...]] = []
     for row in result.rows:
@@ -126,7 +134,7 @@ def layer_rows(result: Result) -> list[tuple[str, ...]]:
                 _shown(layer.seconds),
                 f"{100 * layer.seconds / whole:.0f} %",
                 "" if layer.share_of_floor is None else f"{100 * layer.share_of_floor:.0f} %",
-            )
+            )[:width]
             for layer in row.layers
             if row.tokens == largest and layer.seconds >= _SHOWN_LAYERS * whole
         ]
@@ -149,6 +157,12 @@ def notes(result: Result) -> list[str]:
         where = "" if entry.tokens is None else f" ({entry.job})"
         lines.append(f"{'failed' if entry.broken else 'not run'}: {entry.method}{where}: {entry.reason}")
     return lines
+
+
+def _rounds(result: Result) -> str:
+    """How many there were: fewer of a size where the time for them was limited."""
+    counts = {len(row.part(TOTAL).rounds_s) for row in result.rows} or {result.options.repeats or 0}
+    return str(max(counts)) if len(counts) == 1 else f"{min(counts)} to {max(counts)}"
 
 
 def _curves(result: Result, name: str) -> list[Line]:

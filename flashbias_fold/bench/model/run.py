@@ -31,10 +31,10 @@ from flashbias_fold.protenix_adapter.components import open_components
 from flashbias_fold.protenix_adapter.kernels import chosen_device, stock_kernels, usable_dtype
 from flashbias_fold.protenix_adapter.memory import available_bytes, estimate_bytes
 from flashbias_fold.protenix_adapter.models import (
+    AUTO,
     Model,
-    _official_model,
+    architecture,
     build_config,
-    demo_model,
     find_model,
 )
 
@@ -188,6 +188,7 @@ def run(
     device = torch.device(options.device)
     environment.prepare()
     model, weights = _model(options)
+    options = dataclasses.replace(options, model=model.name)
     random_weights = weights == "random"
     able, missing = methods(
         options, model, random_weights=random_weights, kernels=stock_kernels(device), device=device
@@ -256,11 +257,9 @@ def _decided(asked: ModelOptions) -> ModelOptions:
 def _model(options: ModelOptions) -> tuple[Model, str]:
     """The model, and whether its weights are `real` or `random`."""
     name = str(options.model)
-    if options.weights == "real":
-        return find_model(name), "real"
-    model = demo_model() if name == "demo" else _official_model(name)
-    on_disk = options.weights == "auto" and model.checkpoint.is_file()
-    return model, "real" if on_disk else "random"
+    model = find_model(name) if options.weights == "real" or name == AUTO else architecture(name)
+    drawn = options.weights == "random" or not model.checkpoint.is_file()
+    return model, "random" if drawn else "real"
 
 
 def _check_memory(
@@ -337,7 +336,10 @@ class _Size:
             self.reporter.step(number, len(self.able))
         self.reporter.stage("rounds")
         rounds, order = self.result.options.repeats or 1, random.Random(0)
+        begin = time.monotonic()
         for number in range(rounds):
+            if number and self._would_outlast(time.monotonic() - begin, number):
+                break
             left = [method for method in self.able if method.name in self.calls]
             for method in order.sample(left, len(left)):
                 call = self._call(method)
@@ -346,6 +348,11 @@ class _Size:
                 else:
                     self.calls[method.name].append(call)
             self.reporter.step(number + 1, rounds)
+
+    def _would_outlast(self, elapsed: float, done: int) -> bool:
+        """Whether another round would end after the time that one size may take."""
+        limit = self.result.options.seconds
+        return limit is not None and elapsed * (done + 1) / done > limit
 
     def _call(self, method: Method, **watching: Any) -> Call | None:
         """A prediction, or a note of why there is none."""

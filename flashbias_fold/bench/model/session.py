@@ -12,19 +12,9 @@ from torch import Tensor, nn
 
 from flashbias_fold.bench.model.methods import Method
 from flashbias_fold.bench.model.weights import draw
-from flashbias_fold.errors import JobError
 from flashbias_fold.pairformer import Plan
-from flashbias_fold.protenix_adapter import environment
-from flashbias_fold.protenix_adapter.engine import (
-    Engine,
-    Observer,
-    Silence,
-    _Clock,
-    _StageHooks,
-    uninitialised,
-)
-from flashbias_fold.protenix_adapter.features import Features, seed_everything
-from flashbias_fold.protenix_adapter.memory import DeviceMemory
+from flashbias_fold.protenix_adapter.engine import Engine, Observer
+from flashbias_fold.protenix_adapter.features import Features
 from flashbias_fold.protenix_adapter.models import Model
 
 # With this seed Protenix draws that the trunk's recycling drops nothing, as in six of ten predictions.
@@ -82,20 +72,16 @@ class Session(Engine):
         steps: int | None = None,
         cycles: int | None = None,
     ) -> None:
-        self._random_weights = random_weights
         super().__init__(
-            model, _STOCK, device=device, dtype=dtype, samples=samples, steps=steps, cycles=cycles
+            model,
+            _STOCK,
+            device=device,
+            dtype=dtype,
+            samples=samples,
+            steps=steps,
+            cycles=cycles,
+            initialise=draw if random_weights else None,
         )
-
-    def _build(self, trust_checkpoint: bool) -> nn.Module:
-        if not self._random_weights:
-            return super()._build(trust_checkpoint)
-        from protenix.model.protenix import Protenix
-
-        with environment.swallow_stdout(), uninitialised():
-            network = Protenix(self.config).eval().to(self.device)
-        draw(network)
-        return network
 
     @property
     def cycles(self) -> int:
@@ -148,43 +134,6 @@ class Session(Engine):
         Raises:
             JobError: What came out is not finite.
         """
-        seed_everything(SEED)
-        self.swap.begin()
-        self._fit_to(features.n_token, None)
-        data = self._on_device(features)
-        memory = DeviceMemory(self.device)
-        clock = _Clock(self.device)
-        stages = _StageHooks(self.network, self.config, clock, observer or Silence())
-        with stages, torch.no_grad(), self._precision(), watch(self.network) if watch else nullcontext():
-            output, _, _ = self.network(
-                input_feature_dict=data,
-                label_full_dict=None,
-                label_dict=None,
-                mode="inference",
-                mc_dropout_apply_rate=self.config.mc_dropout_apply_rate,
-            )
-        clock.lap("confidence")
-        if not bool(torch.isfinite(output["coordinate"]).all()):
-            raise JobError("the model gave coordinates that are not finite")
-        return Call(clock.laps, memory.peak(), self.swap.report(), output["coordinate"])
-
-    def _on_device(self, features: Features) -> dict[str, Any]:
-        """What goes into the model, in a dictionary and in tensors of its own: the model changes them.
-
-        Copied before the clock starts: it is the same for all methods.
-        """
-        from protenix.utils.torch_utils import to_device
-
-        return to_device(_copied(features.data["input_feature_dict"], self.device), self.device)
-
-
-def _copied(features: dict[str, Any], device: torch.device) -> dict[str, Any]:
-    """Dictionaries of their own; and tensors, where what is on the device already would be taken as it is."""
-    return {
-        key: _copied(value, device)
-        if isinstance(value, dict)
-        else value.clone()
-        if isinstance(value, Tensor) and value.device.type == device.type
-        else value
-        for key, value in features.items()
-    }
+        with watch(self.network) if watch else nullcontext():
+            found = self.predict_features(features, SEED, observer)
+        return Call(found.stages_s, found.peak_memory_bytes, found.layers, found.output["coordinate"])
