@@ -20,6 +20,7 @@ examples:
                                                        train factor networks for a model
   flashbias-fold plan f.safetensors --out plan.yaml    choose rank and way for each layer by their errors
   flashbias-fold bench kernels                         time triangle attention against its peers, here
+  flashbias-fold bench model                           time whole predictions against stock, here
 
 `flashbias-fold COMMAND --help` explains a command.
 exit status: 0 all done, 1 some jobs failed, 2 wrong input or arguments, 130 interrupted

@@ -17,6 +17,7 @@ from flashbias_fold.pairformer import (
 )
 from flashbias_fold.protenix_adapter.denoising import Denoising
 from flashbias_fold.protenix_adapter.networks import Find, no_networks
+from flashbias_fold.protenix_adapter.step_graph import StepGraph
 from flashbias_fold.protenix_adapter.watch import on_tokens
 
 # `none` is not among them: the ablation is one of triangle attention.
@@ -140,6 +141,8 @@ def _put_all(swap: Swap, model: Any, rules: dict[str, Rule], triangles: list[str
         complete = all(name in replaced for name in in_diffusion)
         layers = [model.get_submodule(name) for name in in_diffusion] if complete else []
         swap.watch(Denoising(model, keep, layers))
+    if replaced:
+        swap.watch(StepGraph(model))
 
 
 def _of_kind(model: nn.Module, kind: type) -> list[tuple[str, Any]]:
