@@ -35,7 +35,7 @@ from flashbias_fold.inputs import load_inputs
 from flashbias_fold.predict.progress import Reporter
 from flashbias_fold.predict.settings import Settings as Predictions
 from flashbias_fold.protenix_adapter.components import open_components
-from flashbias_fold.protenix_adapter.models import DEMO
+from flashbias_fold.protenix_adapter.models import DEMO, find_model
 from flashbias_fold.resources import resource
 
 COMPLEXES = ("7wux", "7r6r")
@@ -62,6 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def reproduce(options: argparse.Namespace) -> int:
     """Compare, and print the tables."""
+    find_model(options.model)  # a wrong name leaves nothing behind
     out: Path = options.out or Path("preds", f"table-{options.model}")
     inputs, truth = _demo_inputs(out, options.limit) if options.model == DEMO else _complexes(out)
     settings = Settings(
@@ -172,6 +173,8 @@ def _entry_rows(record: dict[str, Any], entry: dict[str, Any]) -> list[list[str]
 def _overall_rows(record: dict[str, Any]) -> list[list[str]]:
     found = []
     for row in record["summary"]:
+        if not row["measures"]:  # it failed everywhere
+            continue
         means = {name: interval["mean"] for name, interval in row["measures"].items()}
         found.append((row["method"], means, row["verdict"] or ""))
     return _rows(record, found)
@@ -239,8 +242,8 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
         parser.error("--model: expected the name of a model, such as demo")
     if options.limit is not None and options.limit < 1:
         parser.error("--limit: expected a number of at least 1")
-    if options.record and not options.record.parent.is_dir():
-        parser.error(f"--record: there is no folder {options.record.parent}")
+    if options.record and (options.record.is_dir() or not options.record.parent.is_dir()):
+        parser.error(f"--record: {options.record} cannot be written: expected a file in a folder that exists")
     return options
 
 

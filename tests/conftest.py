@@ -47,6 +47,8 @@ LONGEST = (
     "test_components.py",
     "test_attention.py",
     "test_evaluate_demo.py",
+    "test_reproduce_table.py",
+    "test_step_graph.py",
     "test_triton.py",
     "test_fidelity.py",
 )

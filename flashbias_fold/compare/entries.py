@@ -10,6 +10,7 @@ from flashbias_fold.compare.assembly_file import STRUCTURE_SUFFIXES, is_structur
 from flashbias_fold.compare.from_structure import read_entry
 from flashbias_fold.errors import InputError, UsageError
 from flashbias_fold.inputs import ComponentCatalog, InputSet, Job, Rejected, load_inputs
+from flashbias_fold.inputs.names import same_folder_key
 
 _KINDS = ", ".join(STRUCTURE_SUFFIXES)
 
@@ -28,7 +29,7 @@ def read_jobs(path: Path, catalog: ComponentCatalog) -> tuple[InputSet, dict[str
             return load_inputs(path, catalog), {}
         job = read_entry(path, catalog)
         return InputSet((job,), ()), {job.name: path}
-    files = sorted(file for file in path.iterdir() if is_structure(file) and file.is_file())
+    files = _structures_in(path)
     try:
         inputs = load_inputs(path, catalog)
     except InputError:
@@ -43,21 +44,30 @@ def _with_structures(
 ) -> tuple[InputSet, dict[str, Path]]:
     jobs, rejected = list(inputs.jobs), list(inputs.rejected)
     truths: dict[str, Path] = {}
-    named = {job.name.lower(): job.name for job in jobs}
+    named = {same_folder_key(job.name): job.name for job in jobs}
     for file in files:
-        name = name_of(file)
-        if name.lower() in named:
-            truths.setdefault(named[name.lower()], file)
+        if (owner := named.get(same_folder_key(name_of(file)))) is not None:
+            truths.setdefault(owner, file)
             continue
         try:
             job = read_entry(file, catalog)
         except InputError as error:
             rejected.append(Rejected(error, None))
             continue
+        if same_folder_key(job.name) in named:  # once what a folder's name cannot have is gone
+            message = f"expected a name that no other entry has, found '{job.name}' again"
+            rejected.append(Rejected(InputError(message, file=file), None))
+            continue
         jobs.append(job)
-        named[name.lower()] = job.name
+        named[same_folder_key(job.name)] = job.name
         truths[job.name] = file
     return InputSet(tuple(jobs), tuple(rejected)), truths
+
+
+def _structures_in(folder: Path) -> list[Path]:
+    """By name; not those of its folders, nor hidden ones."""
+    files = (file for file in folder.iterdir() if is_structure(file) and not file.name.startswith("."))
+    return sorted(file for file in files if file.is_file())
 
 
 @dataclass(frozen=True)
@@ -88,7 +98,7 @@ class Truths:
         if not path.is_dir():
             raise UsageError(f"--truth: {path}: no such file or folder")
         try:
-            files = sorted(file for file in path.iterdir() if is_structure(file) and file.is_file())
+            files = _structures_in(path)
         except OSError as error:
             raise UsageError(f"--truth: {path}: {error.strerror}") from error
         if not files:

@@ -13,6 +13,7 @@ from flashbias_fold.predict.settings import Settings as Predictions
 from flashbias_fold.protenix_adapter.models import Model
 
 _LABELS = {"stock": "stock", "flashbias": "FlashBias", "dense": "dense bias", "none": "without bias"}
+_PLAN = "plan_"  # what the keys of plans begin with
 
 
 @dataclass(frozen=True)
@@ -79,11 +80,11 @@ def _method(name: str, common: Predictions, model: Model, taken: dict[str, Metho
     )
     file = plan_file(mine, model)
     key = name if is_bias else _free(Path(name), taken)
-    label = _LABELS[name] if is_bias else Path(name).stem
+    label = _LABELS[name] if is_bias else key.removeprefix(_PLAN)
     return Method(key, label, mine, plan_of(mine, model), None if file is None else file.name)
 
 
 def _free(plan: Path, taken: dict[str, Method]) -> str:
     """A key for a plan that no other has, nor anything else in an entry's folder."""
-    key = "plan_" + re.sub(r"[^A-Za-z0-9_-]", "_", plan.stem)
+    key = _PLAN + re.sub(r"[^A-Za-z0-9_-]", "_", plan.stem)
     return next(one for one in (key, *(f"{key}_{n}" for n in range(2, len(taken) + 3))) if one not in taken)

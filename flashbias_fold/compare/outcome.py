@@ -237,9 +237,10 @@ def _headline(judged: Judged) -> str:
     if not judged:
         return "Nothing to judge by"
     said = in_words(judged).capitalize()
-    return {False: f"{said}: more than a second seed changes", None: f"{said}: too few entries"}.get(
-        same(judged), said
-    )
+    return {
+        False: f"{said}: more than a second seed changes",
+        None: f"{said}: the entries differ too much, or are too few",
+    }.get(same(judged), said)
 
 
 def _sentences(judged: Judged, label: str) -> list[str]:

@@ -19,12 +19,12 @@ from flashbias_fold.protenix_adapter.cuda_recorder import CudaRecorder, Recordin
 from flashbias_fold.protenix_adapter.denoising import Denoising
 
 SWITCH = "FLASHBIAS_FOLD_CUDA_GRAPH"  # 0 in the environment switches it off
-# Tokens times samples up to which it pays. On an H200, with five samples, a step of the base model took 28.0 ms
-# and replayed 6.0 at 64 tokens, 31.1 and 9.8 at 256, 32.7 and 17.5 at 512, 44.3 and 37.7 at 1024; at 2048 it took
-# 99.7 and 94.1, for which 4.2 GiB is much to set aside.
+# Tokens times samples up to which it pays. On an H200, with five samples, a step of the base model took 28.0
+# ms and replayed 6.0 at 64 tokens, 31.1 and 9.8 at 256, 32.7 and 17.5 at 512, 44.3 and 37.7 at 1024; at 2048
+# it took 99.7 and 94.1, for which 4.2 GiB is much to set aside.
 MOST_PLACES = 8192
-# Rehearsing, recording and checking took three to five of these steps, which 5 replays gave back at 256 tokens
-# and 21 at 1024.
+# Rehearsing, recording and checking took three to five of these steps, which 5 replays gave back at 256
+# tokens and 21 at 1024.
 FEWEST_STEPS = 20
 # Steps before the first that is rehearsed: layers make what they keep and decide what they compute.
 _SETTLING = 1

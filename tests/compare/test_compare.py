@@ -250,7 +250,7 @@ def test_a_plan_is_a_method(tmp_path):
     call("compare", jobs, "--out", tmp_path / "cmp", *TINY, "--repeats", "1", "--methods", plan, check=0)
     found = report(tmp_path / "cmp")
     assert [method["key"] for method in found["methods"]] == ["stock", "plan_my_plan", "stock_seed_102"]
-    assert found["methods"][1]["label"] == "my plan" and found["methods"][1]["plan"] == "my plan.yaml"
+    assert found["methods"][1]["label"] == "my_plan" and found["methods"][1]["plan"] == "my plan.yaml"
     assert found["verdict"]["method"] == "plan_my_plan"
     layers = results(found, "plan_my_plan")[0]["layers"]
     assert {layer["rank"] for layer in layers if layer["way"] == "lowrank"} == {4}

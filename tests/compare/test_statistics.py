@@ -70,6 +70,40 @@ def test_what_the_entries_do_not_tell_is_open():
     assert judged([0.1, 0.2], None).same is None  # no noise was measured
 
 
+def test_what_is_negligible_is_the_same_whatever_the_noise():
+    changes, silence = [0.02, 0.03, 0.025, 0.02], [0.0] * 4
+    assert judged(changes, silence).same is False
+    found = judged(changes, silence, negligible=0.03)
+    assert found.same is True and found.negligible == 0.03
+    assert found.change == interval(changes) and found.noise == interval(silence), "shown as they are"
+    assert judged(changes, silence, negligible=0.0237).same is False  # the mean is 0.02375
+    assert judged([0.5] * 4, silence, negligible=0.5).same is True  # up to it
+    assert judged([0.3, 0.2], [0.01, 0.02], negligible=0.26).same is True  # few as they are
+    # It is about the mean: one entry may be above it.
+    assert judged([0.0, 0.0, 0.0, 0.1], silence, negligible=0.03).same is True
+
+
+def test_without_noise_only_what_is_negligible_is_the_same():
+    found = judged([0.1, 0.2, 0.3, 0.2], None, negligible=0.2)
+    assert found.same is True and found.noise is None
+    assert judged([0.1, 0.2, 0.3, 0.3], None, negligible=0.2).same is None
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.lists(st.tuples(st.floats(0, 1), st.floats(0, 1)), min_size=1, max_size=8), st.floats(0, 1))
+def test_negligible_opens_and_closes_nothing_else(pairs, negligible):
+    changes, noise = (list(each) for each in zip(*pairs, strict=True))
+    strict, lenient = judged(changes, noise), judged(changes, noise, negligible)
+    assert (lenient.change, lenient.noise) == (strict.change, strict.noise)
+    expected = True if lenient.change.mean <= negligible else strict.same
+    assert lenient.same is expected
+
+
+def test_a_judgement_is_of_as_many_changes_as_noise():
+    with pytest.raises(ValueError):
+        judged([0.1, 0.2, 0.3], [0.1, 0.2])
+
+
 @pytest.mark.parametrize("values", [[], [1.0, float("nan")], [float("inf")]])
 def test_numbers_that_are_none_are_refused(values):
     with pytest.raises(ValueError, match="finite numbers, one for each entry"):
