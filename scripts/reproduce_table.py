@@ -227,7 +227,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--model", metavar="NAME", help="which model, as for predict")
     add("--out", metavar="DIR", type=Path, help="folder for the results (default: preds/table-NAME)")
     add("--limit", metavar="N", type=int, help="of the demonstration model's domains at most so many")
-    add("--repeats", metavar="N", type=int, default=3, help="how often each is timed (default: 3)")
+    add("--repeats", metavar="N", type=int, default=2, help="how often each is timed (default: 2)")
     add("--samples", metavar="N", type=int, help="structures for each seed (default: 5)")
     add("--device", choices=("auto", "cpu", "cuda"), default="auto", help="where (default: a GPU if there)")
     add("--dtype", choices=("bf16", "fp32"), help="arithmetic on a GPU (default: bf16)")

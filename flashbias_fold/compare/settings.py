@@ -29,7 +29,7 @@ class Settings:
     predictions: Predictions
     methods: tuple[str, ...] = METHODS
     truth: Path | None = None
-    repeats: int = 3
+    repeats: int = 2
 
     def __post_init__(self) -> None:
         """Refuse values that no comparison can have."""

@@ -71,8 +71,8 @@ def add(commands: Any) -> None:
         "--repeats",
         metavar="N",
         type=values.count,
-        default=3,
-        help="how often each prediction is timed, after one to warm up; times are medians (default: 3)",
+        default=2,
+        help="how often each prediction is timed, after one to warm up; times are medians (default: 2)",
     )
     model = add_model(command)
     model.add_argument(
