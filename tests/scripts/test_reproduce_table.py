@@ -408,3 +408,7 @@ def test_the_help_says_what_it_is_for(capsys):
     with pytest.raises(SystemExit, match="0"):
         main(["--help"])
     assert "The table of the FlashBias poster" in capsys.readouterr().out
+
+
+def test_the_tables_in_docs_are_those_of_the_records():
+    assert main(["--page", "--check"]) == 0
