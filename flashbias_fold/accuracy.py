@@ -94,7 +94,7 @@ def read_structure(path: Path) -> AtomArray:
     suffix = Path(path.name.lower().removesuffix(".gz")).suffix
     if suffix not in _PARSERS:
         raise InputError(f"expected a file {', '.join(_PARSERS)}, or one of these with .gz", file=path)
-    text = _read_text(path)
+    text = read_text(path)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # elements are guessed from the atoms' names: only H matters
@@ -151,7 +151,12 @@ def geometry(structure: AtomArray) -> Geometry:
     return Geometry(tuple(_label(residue) for residue in mirrored), bonds, within)
 
 
-def _read_text(path: Path) -> str:
+def read_text(path: Path) -> str:
+    """What a file holds, unpacked if its name ends with .gz.
+
+    Raises:
+        InputError: It cannot be read, unpacked, or is no text.
+    """
     try:
         content = path.read_bytes()
         return (gzip.decompress(content) if path.suffix.lower() == ".gz" else content).decode()

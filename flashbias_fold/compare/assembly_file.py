@@ -6,10 +6,8 @@ so, and infers elements that PDB files leave out from where the names of atoms s
 
 from __future__ import annotations
 
-import gzip
 import math
 import re
-import zlib
 from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
@@ -17,6 +15,7 @@ from pathlib import Path
 import gemmi
 from biotite.structure import info
 
+from flashbias_fold.accuracy import read_text
 from flashbias_fold.errors import InputError
 from flashbias_fold.inputs.files import is_file, is_folder
 from flashbias_fold.inputs.place import shown
@@ -80,15 +79,7 @@ def _read_text(path: Path) -> str:
         raise InputError(f"expected {_KINDS}; no such file", file=path)
     if not is_structure(path):
         raise InputError(f"expected {_KINDS}, found a name that ends otherwise", file=path)
-    try:
-        content = path.read_bytes()
-        return (gzip.decompress(content) if path.suffix.lower() == ".gz" else content).decode()
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise InputError(f"expected a complete gzip file: {error}", file=path) from error
-    except UnicodeDecodeError as error:
-        raise InputError(f"expected text, but byte {error.start} is none", file=path) from error
-    except OSError as error:
-        raise InputError(f"expected a readable file: {error.strerror or error}", file=path) from error
+    return read_text(path)
 
 
 def _parse_cif(text: str, path: Path) -> gemmi.Structure:

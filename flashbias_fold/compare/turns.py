@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,8 +17,8 @@ from flashbias_fold.inputs import Job
 from flashbias_fold.predict.folder import JobFolder
 from flashbias_fold.predict.prepare import with_alignments
 from flashbias_fold.predict.progress import Reporter
+from flashbias_fold.predict.publish import publish
 from flashbias_fold.protenix_adapter.engine import Engine, Prediction
-from flashbias_fold.protenix_adapter.writer import write_prediction
 
 WARM_UPS = 1
 # A construct may have a few residues of its own.
@@ -144,12 +143,8 @@ class Turns:
     def _write(self, method: Method, prediction: Prediction) -> float:
         """All structures of a prediction; returns the seconds that it took."""
         start = time.perf_counter()
-        settings = method.settings
-        formats = {"cif": ("cif",), "pdb": ("pdb",), "both": ("cif", "pdb")}[str(settings.format)]
-        name, seed = self._job.name, method.seed
-        with tempfile.TemporaryDirectory(prefix="flashbias-fold-") as scratch:
-            write_prediction(prediction, name, seed, Path(scratch), formats=formats, pae=settings.write_pae)
-            JobFolder(self._folder / method.key).publish_seed(seed, Path(scratch, "predictions"))
+        folder = JobFolder(self._folder / method.key)
+        publish(prediction, self._job.name, method.seed, method.settings, folder)
         return time.perf_counter() - start
 
     def _result(self, method: Method) -> dict[str, Any]:

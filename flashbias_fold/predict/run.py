@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import sys
-import tempfile
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -233,18 +232,13 @@ class _Run:
     def predict_seed(
         self, job: Job, document: dict[str, Any], seed: int, folder: JobFolder, wanted: dict[str, Any]
     ) -> None:
-        from flashbias_fold.protenix_adapter.writer import write_prediction
+        from flashbias_fold.predict.publish import publish
 
         start = time.perf_counter()
         prediction = self.engine.predict(document, seed, self.reporter)
         self.reporter.stage("write")
         writing = time.perf_counter()
-        formats = {"cif": ("cif",), "pdb": ("pdb",), "both": ("cif", "pdb")}[str(self.settings.format)]
-        with tempfile.TemporaryDirectory(prefix="flashbias-fold-") as scratch:
-            samples = write_prediction(
-                prediction, job.name, seed, Path(scratch), formats=formats, pae=self.settings.write_pae
-            )
-            files = folder.publish_seed(seed, Path(scratch, "predictions"))
+        samples, files = publish(prediction, job.name, seed, self.settings, folder)
         end = time.perf_counter()
         predictions = f"seed_{seed}/predictions"
         record = {
