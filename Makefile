@@ -39,8 +39,8 @@ lint: install-dev  ## formatting, lint rules and types
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 
-bench: install  ## time the swapped attention layer against Protenix's own; BENCH_ARGS="--tokens 256,512"
-	@$(BIN)/python scripts/bench_attention.py $(BENCH_ARGS)
+bench: install  ## time whole predictions against stock Protenix; BENCH_ARGS="--tokens 64,128 --out runs/model"
+	@$(BIN)/flashbias-fold bench model $(BENCH_ARGS)
 
 clean:  ## remove .venv and what tools left behind; predictions stay
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
