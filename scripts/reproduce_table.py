@@ -27,6 +27,7 @@ from typing import Any
 from evaluate_demo import TRAINED, read_domains
 from fidelity import Parser, exit_status, fill, markdown, settle
 
+from flashbias_fold.bench import machine
 from flashbias_fold.cli import signals
 from flashbias_fold.compare.run import compare
 from flashbias_fold.compare.settings import Settings
@@ -204,14 +205,14 @@ def _made(record: dict[str, Any]) -> str:
     """Where the numbers come from, and how sure they are."""
     made, ratio = record["provenance"], record["speed"]["wall_ratio"]
     commit, _, changed = (made["commit"] or "unknown").partition(" ")
-    machine = made["machine"].get("gpu") or f"{made['machine']['cpu']}, {made['machine']['threads']} threads"
     label = next(one["label"] for one in record["methods"] if one["key"] == record["speed"]["method"])
     return (
         f"{record['verdict']['headline']}. {record['verdict']['text']} Stock takes {ratio['mean']:.2f} times "
         f"as long as {label} ({ratio['low']:.2f} to {ratio['high']:.2f}).\n\n"
-        f"{machine}; torch {made['versions']['torch']}; commit {commit[:12]}{changed and ' ' + changed}; "
-        f"medians of {made['repeats']} after {made['warm_ups']} to warm up; seeds "
-        f"{', '.join(map(str, made['seeds']))}."
+        f"{machine.place(made['machine'])}; torch {made['versions']['torch']}; "
+        f"commit {commit[:12]}{changed and ' ' + changed}; "
+        f"medians of {made['repeats']} after {made['warm_ups']} to warm up; "
+        f"seeds {', '.join(map(str, made['seeds']))}."
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 import shutil
 import subprocess
+from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,12 @@ def describe(device: torch.device) -> dict[str, Any]:
         "driver": driver,
         "cuda": torch.version.cuda,
     }
+
+
+def place(found: Mapping[str, Any]) -> str:
+    """Where it was, in words, of what `describe` found."""
+    threads = found["threads"]
+    return found.get("gpu") or f"{found['cpu']}, {threads} thread{'s' * (threads > 1)}"
 
 
 def versions() -> dict[str, str]:

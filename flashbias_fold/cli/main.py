@@ -11,6 +11,7 @@ import sys
 import traceback
 import warnings
 from collections.abc import Sequence
+from typing import Any
 
 from flashbias_fold.cli import signals, streams
 from flashbias_fold.cli.parser import parse
@@ -78,12 +79,17 @@ def _settle(debug: bool) -> None:
     logging.disable(logging.CRITICAL)
 
 
+def _given(options: argparse.Namespace) -> dict[str, Any]:
+    """The options of the command itself."""
+    return {key: value for key, value in vars(options).items() if key not in ("command", "quiet", "debug")}
+
+
 def _predict(options: argparse.Namespace) -> int:
     from flashbias_fold.cli.render import render_result
     from flashbias_fold.predict import Settings, predict
     from flashbias_fold.predict.progress import Reporter
 
-    given = {key: value for key, value in vars(options).items() if key not in ("command", "quiet", "debug")}
+    given = _given(options)
     settings = Settings(**given)
     with Reporter(quiet=options.quiet) as reporter:
         result = predict(settings, reporter)
@@ -99,7 +105,7 @@ def _compare(options: argparse.Namespace) -> int:
     from flashbias_fold.predict import Settings as Predictions
     from flashbias_fold.predict.progress import Reporter
 
-    given = {key: value for key, value in vars(options).items() if key not in ("command", "quiet", "debug")}
+    given = _given(options)
     own = {key: given.pop(key) for key in ("methods", "truth", "repeats")}
     settings = Settings(predictions=Predictions(**given), **own)
     with Reporter(quiet=options.quiet) as reporter:
@@ -130,7 +136,7 @@ def _calibrate(options: argparse.Namespace) -> int:
     from flashbias_fold.cli.render import render_calibration
     from flashbias_fold.predict.progress import Reporter
 
-    given = {key: value for key, value in vars(options).items() if key not in ("command", "quiet", "debug")}
+    given = _given(options)
     settings = Settings(**given)
     with Reporter(quiet=options.quiet) as reporter:
         result = calibrate(settings, reporter)

@@ -12,11 +12,13 @@ import numpy as np
 from biotite.structure import AtomArray
 from numpy.typing import NDArray
 
+from flashbias_fold.compare.parts import POLYMERS
 from flashbias_fold.compare.structures import StructureDifference, compared
 from flashbias_fold.protenix_adapter.engine import Prediction
 from flashbias_fold.protenix_adapter.writer import ranks
 
 STAGES = ("featurize", "trunk", "diffusion", "confidence", "write")
+CLOSENESS = ("lddt_ca", "lddt_all", "tm_score", "rmsd", "interface")
 CONFIDENCES = ("ptm", "iptm", "plddt", "ranking_score")
 
 
@@ -131,7 +133,7 @@ def layers_of(layers: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
 def chains_amiss(found: StructureDifference, most_exchanged: float) -> Sequence[str]:
     """What keeps a closeness to experiment from being one of the whole: chains without a partner, another
     sequence; each in words."""
-    polymers = ("protein ", "DNA ", "RNA ")
+    polymers = tuple(f"{kind} " for kind in POLYMERS)
     lines = [
         f"{whose} {part} that {other} has not"
         for whose, other, parts in (

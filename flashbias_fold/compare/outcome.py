@@ -8,10 +8,9 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from flashbias_fold.compare import statistics
-from flashbias_fold.compare.measure import CONFIDENCES, STAGES
+from flashbias_fold.compare.measure import CLOSENESS, CONFIDENCES, STAGES
 
 FORMAT = 1
-_CLOSENESS = ("lddt_ca", "lddt_all", "tm_score", "rmsd", "interface")
 _PREFERRED = ("flashbias", "dense", "none")  # which method the verdict is about
 _FEWEST = 3  # entries that a verdict of difference takes
 
@@ -113,8 +112,8 @@ def _lost(target: str, name: str) -> Value:
 _MEASURES: dict[str, Value] = {
     **{name: _get(name) for name in (*CONFIDENCES, "wall_s", "peak_memory_bytes")},
     **{f"{name}_change": _changed(name) for name in (*CONFIDENCES, "pae")},
-    **{f"{name}_to_stock": _close("to_stock", name) for name in _CLOSENESS},
-    **{f"{name}_to_truth": _close("to_truth", name) for name in _CLOSENESS},
+    **{f"{name}_to_stock": _close("to_stock", name) for name in CLOSENESS},
+    **{f"{name}_to_truth": _close("to_truth", name) for name in CLOSENESS},
 }
 # What a method must not change by more than a second seed does, or than what is negligible: the last digit
 # that people read of a score, a tenth of a bin of PAE. Of closeness it is what is lost of 1.

@@ -22,12 +22,11 @@ from flashbias_fold.files import read_json, write_atomic, write_json
 from flashbias_fold.inputs import InputSet, Job
 from flashbias_fold.predict.account import NO_ROOM, difference, now, one_line, versions
 from flashbias_fold.predict.folder import OutputFolder
-from flashbias_fold.predict.prepare import decided, that_fit, warnings_of
+from flashbias_fold.predict.prepare import decided, engine_of, that_fit, warnings_of
 from flashbias_fold.predict.progress import Reporter
 from flashbias_fold.predict.settings import identity
 from flashbias_fold.protenix_adapter import environment
 from flashbias_fold.protenix_adapter.components import open_components
-from flashbias_fold.protenix_adapter.engine import Engine
 from flashbias_fold.protenix_adapter.models import Model, find_model
 from flashbias_fold.report import page
 
@@ -45,13 +44,11 @@ class Result:
         out: The output folder.
         report: As in `report.json`; nothing where no entry could be compared.
         failed: What went wrong, by entry.
-        skipped: Entries that were complete before.
     """
 
     out: Path
     report: dict[str, Any] | None = None
     failed: list[dict[str, str]] = field(default_factory=list)
-    skipped: int = 0
     rejected: int = 0
 
     @property
@@ -77,8 +74,7 @@ def compare(settings: Settings, reporter: Reporter | None = None) -> Result:
     environment.prepare()
     common, device = decided(settings.predictions, model)
     methods = methods_of(settings, common, model)  # a mistake in a plan leaves no folder
-    for method in methods:
-        inputs = that_fit(inputs, method.settings, model, device)
+    inputs = that_fit(inputs, methods[0].settings, model, device)  # stock needs the most
     result = Result(common.out)
     for rejected in inputs.rejected:
         reporter.error(f"error: {rejected.error}")
@@ -163,7 +159,6 @@ class _Comparison:
             )
             return True
         self.reporter.line(f"{job.name}: already complete, skipped")
-        self.result.skipped += 1
         self.take(job, record, found)
         return True
 
@@ -211,19 +206,8 @@ class _Comparison:
         if self.stage is not None:
             return self.stage
         start = time.perf_counter()
-        asked = self.methods[0].settings
-        assert asked.samples is not None and asked.dtype is not None
-        engine = Engine(
-            self.model,
-            self.methods[0].plan,
-            device=self.device,
-            dtype=asked.dtype,
-            samples=asked.samples,
-            steps=asked.steps,
-            cycles=asked.cycles,
-            rna_msa=asked.rna_msa,
-            trust_checkpoint=asked.trust_checkpoint,
-        )
+        first = self.methods[0]
+        engine = engine_of(first.settings, self.model, first.plan, self.device)
         for method in self.methods[1:]:
             engine.use(method.plan)
         self.stage = Stage(engine, self.methods, self.settings.repeats, self.components, self.reporter)

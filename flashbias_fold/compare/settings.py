@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from flashbias_fold.choices import CHOICES, MAX_SEED, METHODS, PLAN_SUFFIXES
 from flashbias_fold.errors import UsageError
@@ -55,12 +54,3 @@ class Settings:
         first, *others = self.predictions.seeds or tuple(run_defaults().seeds)[:1]
         following = first + 1 if first < MAX_SEED else 0
         return first, others[0] if others else following
-
-    def as_dict(self) -> dict[str, Any]:
-        """For reports."""
-        return {
-            **self.predictions.as_dict(),
-            "methods": list(self.methods),
-            "truth": None if self.truth is None else str(self.truth),
-            "repeats": self.repeats,
-        }

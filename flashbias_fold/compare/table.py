@@ -7,13 +7,12 @@ import io
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from flashbias_fold.compare.measure import CONFIDENCES, STAGES
+from flashbias_fold.compare.measure import CLOSENESS, CONFIDENCES, STAGES
 
-_CLOSENESS = ("lddt_ca", "lddt_all", "tm_score", "rmsd", "interface")
 COLUMNS = (
     "name", "method", "seed", "n_token", "n_atom", *CONFIDENCES,
     *(f"{name}_change" for name in (*CONFIDENCES, "pae")),
-    *(f"{name}_to_{target}" for target in ("stock", "truth") for name in _CLOSENESS),
+    *(f"{name}_to_{target}" for target in ("stock", "truth") for name in CLOSENESS),
     *(f"{stage}_s" for stage in STAGES), "wall_s", "peak_memory_bytes", "structure",
 )  # fmt: skip
 

@@ -52,6 +52,24 @@ def plan_of(settings: Settings, model: Model) -> Any:
     return plan if settings.plan is not None else dataclasses.replace(plan, name=settings.bias)
 
 
+def engine_of(settings: Settings, model: Model, plan: Any, device: Any) -> Any:
+    """The loaded model, for settings of which everything is decided."""
+    from flashbias_fold.protenix_adapter.engine import Engine
+
+    assert settings.samples is not None and settings.dtype is not None
+    return Engine(
+        model,
+        plan,
+        device=device,
+        dtype=settings.dtype,
+        samples=settings.samples,
+        steps=settings.steps,
+        cycles=settings.cycles,
+        rna_msa=settings.rna_msa,
+        trust_checkpoint=settings.trust_checkpoint,
+    )
+
+
 def seeds_of(settings: Settings, job: Job) -> tuple[int, ...]:
     """The user's, else the job's own."""
     return settings.seeds or job.seeds or tuple(run_defaults().seeds)

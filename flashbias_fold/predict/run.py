@@ -23,7 +23,15 @@ from flashbias_fold.predict.account import (
     versions,
 )
 from flashbias_fold.predict.folder import RUN, JobFolder, OutputFolder
-from flashbias_fold.predict.prepare import decided, plan_of, seeds_of, that_fit, warnings_of, with_alignments
+from flashbias_fold.predict.prepare import (
+    decided,
+    engine_of,
+    plan_of,
+    seeds_of,
+    that_fit,
+    warnings_of,
+    with_alignments,
+)
 from flashbias_fold.predict.progress import Reporter
 from flashbias_fold.predict.settings import Settings, identity
 from flashbias_fold.protenix_adapter import environment
@@ -160,21 +168,8 @@ class _Run:
         return True
 
     def load_model(self) -> None:
-        from flashbias_fold.protenix_adapter.engine import Engine
-
         start = time.perf_counter()
-        assert self.settings.samples is not None and self.settings.dtype is not None
-        self.engine = Engine(
-            self.model,
-            self.plan,
-            device=self.device,
-            dtype=self.settings.dtype,
-            samples=self.settings.samples,
-            steps=self.settings.steps,
-            cycles=self.settings.cycles,
-            rna_msa=self.settings.rna_msa,
-            trust_checkpoint=self.settings.trust_checkpoint,
-        )
+        self.engine = engine_of(self.settings, self.model, self.plan, self.device)
         seconds = time.perf_counter() - start
         self.reporter.line(
             f"model {self.model.name} on {self.device} in {self.engine.dtype}, bias {self.settings.bias}, "

@@ -160,8 +160,7 @@ class Result:
     @property
     def place(self) -> str:
         """Where it ran, in words."""
-        threads = self.machine["threads"]
-        return self.machine.get("gpu") or f"{self.machine['cpu']}, {threads} thread{'s' * (threads > 1)}"
+        return machine.place(self.machine)
 
     @property
     def exit_status(self) -> int:

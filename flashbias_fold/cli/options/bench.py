@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from flashbias_fold.bench.kernels import options as kernel_options
@@ -181,22 +182,9 @@ def _add_bench_kernels(benchmarks: Any) -> None:
         help="rounds that count "
         f"(default: {kernel_options.REPEATS['cpu']} on a CPU, {kernel_options.REPEATS['cuda']} on a GPU)",
     )
-    machine = command.add_argument_group("machine")
-    machine.add_argument(
-        "--device",
-        choices=kernel_options.CHOICES["device"],
-        default="auto",
-        help="where to run (default: auto, a GPU where there is one)",
+    _add_machine(
+        command, kernel_options.CHOICES, dtype="type of all tensors (default: bf16 on a GPU, fp32 on a CPU)"
     )
-    machine.add_argument(
-        "--dtype",
-        choices=kernel_options.CHOICES["dtype"],
-        help="type of all tensors (default: bf16 on a GPU, fp32 on a CPU)",
-    )
-    command.add_argument(
-        "--out", metavar="DIR", type=values.path, help="folder to write the results to, as below"
-    )
-    add_common(command)
 
 
 def _add_bench_model(benchmarks: Any) -> None:
@@ -210,18 +198,23 @@ def _add_bench_model(benchmarks: Any) -> None:
     )
     _add_problem(command.add_argument_group("problem"))
     _add_timed(command.add_argument_group("what to time"))
+    _add_machine(
+        command,
+        model_options.CHOICES,
+        dtype="arithmetic on a GPU (default: bf16, as in Protenix); a CPU always computes in fp32",
+    )
+
+
+def _add_machine(command: Any, choices: Mapping[str, tuple[str, ...]], *, dtype: str) -> None:
+    """Where it runs and what is left of it, as of every benchmark; `dtype` is what the type is of."""
     machine = command.add_argument_group("machine")
     machine.add_argument(
         "--device",
-        choices=model_options.CHOICES["device"],
+        choices=choices["device"],
         default="auto",
         help="where to run (default: auto, a GPU where there is one)",
     )
-    machine.add_argument(
-        "--dtype",
-        choices=model_options.CHOICES["dtype"],
-        help="arithmetic on a GPU (default: bf16, as in Protenix); a CPU always computes in fp32",
-    )
+    machine.add_argument("--dtype", choices=choices["dtype"], help=dtype)
     command.add_argument(
         "--out", metavar="DIR", type=values.path, help="folder to write the results to, as below"
     )
