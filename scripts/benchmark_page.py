@@ -189,7 +189,7 @@ def speed(name: str, data: dict[str, Any]) -> str:
             _times(base.get(run.tokens), run, "total"),
             *(_three(run.median(stage)) for stage in STAGES),
             _times(base.get(run.tokens), run, "trunk"),
-            _three(run.row["first_s"]) if "first_s" in run.row else "",
+            _three(run.row["first_s"]) if run.row.get("first_s") else "",
             f"{run.row['peak_memory_bytes'] / 2**30:.2f}",
         )
         for run in found
@@ -346,9 +346,10 @@ def _nowhere(pairs: dict[int, Any], exceptions: list[int]) -> tuple[str, ...]:
 
 def _first(pairs: dict[int, tuple[Run, Run]]) -> tuple[str, ...]:
     """Of the first size, before which nothing was compiled."""
-    if not pairs:
+    told = [size for size, pair in pairs.items() if all(run.row.get("first_s") for run in pair)]
+    if not told:
         return "not measured yet", "", ""
-    base, ours = pairs[min(pairs)]
+    base, ours = pairs[min(told)]
     later = ours.row["first_s"] - base.row["first_s"]
     return "met" if later <= _LATER_S else "missed", f"{later:+.1f} s at N = {base.tokens}", ""
 

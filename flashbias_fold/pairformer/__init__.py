@@ -4,6 +4,7 @@ from flashbias_fold.pairformer.block import PairformerBlock
 from flashbias_fold.pairformer.keep import Keep
 from flashbias_fold.pairformer.pair_bias import PairBiasAttention
 from flashbias_fold.pairformer.plan import Plan, Rule
+from flashbias_fold.pairformer.transition import Transition
 from flashbias_fold.pairformer.triangle import TriangleAttention
 
-__all__ = ["Keep", "PairBiasAttention", "PairformerBlock", "Plan", "Rule", "TriangleAttention"]
+__all__ = ["Keep", "PairBiasAttention", "PairformerBlock", "Plan", "Rule", "Transition", "TriangleAttention"]

@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from flashbias_fold.pairformer.transition import Transition
 from flashbias_fold.pairformer.triangle import TriangleAttention
 
 
@@ -75,7 +76,10 @@ class PairformerBlock(nn.Module):
         transposed += self.tri_att_end(
             transposed, mask=None if pair_mask is None else pair_mask.transpose(-1, -2), **options
         )
-        z += self.pair_transition(z)
+        if isinstance(self.pair_transition, Transition):
+            z = self.pair_transition(z, add_in_place=True)
+        else:
+            z += self.pair_transition(z)
         if s is not None and self.c_s > 0:
             s = s + self.attention_pair_bias(a=s, s=None, z=z)
             s = s + self.single_transition(s)

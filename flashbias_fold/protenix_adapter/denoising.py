@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from flashbias_fold.pairformer import Keep
@@ -16,7 +17,8 @@ class Denoising:
     Protenix gives each step a new tensor of the same numbers: a copy of what it has prepared once or, without
     its cache, prepared anew; with its fusion on, normalised and transposed. All of these are computed from
     tensors that stay. Once no layer looks at them any more, copy and normalisation are left out. Before the
-    confidence head, which needs the memory, everything is let go.
+    confidence head, which needs the memory, everything is let go; before the first step, what autocast keeps of
+    the trunk's weights, a copy of each for the whole prediction.
 
     Args:
         model: A Protenix model.
@@ -28,6 +30,7 @@ class Denoising:
         self._keep = keep
         self._layers = layers
         self._spared = False
+        self._begun = False
         diffusion = model.diffusion_module
         self._handles = [
             diffusion.register_forward_pre_hook(self._before_step, with_kwargs=True),
@@ -44,6 +47,9 @@ class Denoising:
             handle.remove()
 
     def _before_step(self, diffusion: Any, args: Any, given: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+        if not self._begun:
+            torch.clear_autocast_cache()
+            self._begun = True
         self._keep.source = _source(diffusion, given)
         self._spared = bool(self._layers) and self._keep.serves(self._layers)
         return args, {**given, "enable_efficient_fusion": False} if self._spared else given
@@ -58,6 +64,7 @@ class Denoising:
         self._spared = False
 
     def _after_sampling(self, *_: object) -> None:
+        self._begun = False
         self._keep.forget()
 
 

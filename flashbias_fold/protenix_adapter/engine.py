@@ -50,7 +50,8 @@ class Prediction:
     Attributes:
         output: Protenix's prediction dictionary: coordinates, confidences, full data.
         stages_s: Seconds by stage, taken with the device synchronised.
-        peak_memory_bytes: Of the device; on a CPU, of the process.
+        stages_peak_bytes: Peak memory by stage: of the device; on a CPU, of the process.
+        peak_memory_bytes: The largest of these.
         peak_process_memory_bytes: Of the process.
         chunk_size: Rows attended at once, where memory forced a choice.
     """
@@ -58,6 +59,7 @@ class Prediction:
     features: Features
     output: dict[str, Any]
     stages_s: dict[str, float]
+    stages_peak_bytes: dict[str, int]
     peak_memory_bytes: int
     peak_process_memory_bytes: int
     chunk_size: int | None = None
@@ -169,23 +171,22 @@ class Engine:
 
         Where the device runs out of memory that is an error: nothing is repeated with smaller chunks.
         """
-        memory = DeviceMemory(self.device)
+        clock = Clock(self.device)
         own = _own_inputs(features, self.device)
         seed_everything(seed)
         self.swap.begin()
-        return self._infer(own, seed, observer or Silence(), None, memory, Clock(self.device))
+        return self._infer(own, seed, observer or Silence(), None, clock)
 
     def _attempt(
         self, document: dict[str, Any], seed: int, observer: Observer, chunk_size: int | None
     ) -> Prediction:
-        memory = DeviceMemory(self.device)
+        clock = Clock(self.device)
         seed_everything(seed)
         self.swap.begin()
-        clock = Clock(self.device)
         observer.stage("featurize")
         features = featurize(document, self.config)
         clock.lap("featurize")
-        return self._infer(features, seed, observer, chunk_size, memory, clock)
+        return self._infer(features, seed, observer, chunk_size, clock)
 
     def _infer(
         self,
@@ -193,7 +194,6 @@ class Engine:
         seed: int,
         observer: Observer,
         chunk_size: int | None,
-        memory: DeviceMemory,
         clock: Clock,
     ) -> Prediction:
         self._fit_to(features.n_token, chunk_size)
@@ -206,8 +206,9 @@ class Engine:
             features=features,
             output=output,
             stages_s=clock.laps,
-            peak_memory_bytes=memory.peak(),
-            peak_process_memory_bytes=memory.process_peak(),
+            stages_peak_bytes=clock.peaks,
+            peak_memory_bytes=clock.memory.peak(),
+            peak_process_memory_bytes=clock.memory.process_peak(),
             chunk_size=chunk_size,
             layers=self.swap.report(),
         )
@@ -250,21 +251,26 @@ class Engine:
 
 
 class Clock:
-    """Wall time by stage, with the device synchronised at each boundary and nowhere else.
+    """Wall time and peak memory by stage, with the device synchronised at each boundary and nowhere else.
 
     Attributes:
         laps: Seconds by stage.
+        peaks: Bytes by stage.
+        memory: Where these come from, and the peak of all.
     """
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
         self.laps: dict[str, float] = {}
+        self.peaks: dict[str, int] = {}
+        self.memory = DeviceMemory(device)
         self._start = self._now()
 
     def lap(self, stage: str) -> None:
         """What went by since the last lap, or since the clock was made, is of `stage`."""
         now = self._now()
         self.laps[stage] = self.laps.get(stage, 0.0) + now - self._start
+        self.peaks[stage] = max(self.peaks.get(stage, 0), self.memory.lap())
         self._start = now
 
     def _now(self) -> float:

@@ -17,29 +17,53 @@ _CLEAR_PEAK = "5"  # what Linux wants written to clear_refs to reset the peak of
 
 
 class DeviceMemory:
-    """Peak memory from its making on."""
+    """Peak memory from its making on, and of each lap since."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
-        if device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(device)
-        # Without the right to reset it the peak is that of the process's whole life.
-        with contextlib.suppress(OSError):
-            Path("/proc/self/clear_refs").write_text(_CLEAR_PEAK)
+        self._before = {"device": 0, "process": 0}
+        self._begin_lap()
+
+    def lap(self) -> int:
+        """Peak since the last lap, or since the making: of the device; on a CPU, of the process."""
+        process = _process_peak()
+        lap = torch.cuda.max_memory_allocated(self._device) if self._on_gpu else process
+        self._before = {
+            "device": max(self._before["device"], lap),
+            "process": max(self._before["process"], process),
+        }
+        self._begin_lap()
+        return lap
 
     def peak(self) -> int:
         """Peak of the device; on a CPU, of the process."""
-        if self._device.type == "cuda":
-            return torch.cuda.max_memory_allocated(self._device)
+        if self._on_gpu:
+            return max(self._before["device"], torch.cuda.max_memory_allocated(self._device))
         return self.process_peak()
 
     def process_peak(self) -> int:
         """Peak resident set of the process."""
-        with contextlib.suppress(OSError, ValueError, IndexError):
-            for line in Path("/proc/self/status").read_text().splitlines():
-                if line.startswith("VmHWM:"):
-                    return int(line.split()[1]) * 1024
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        return max(self._before["process"], _process_peak())
+
+    @property
+    def _on_gpu(self) -> bool:
+        return self._device.type == "cuda"
+
+    def _begin_lap(self) -> None:
+        if self._on_gpu:
+            torch.cuda.reset_peak_memory_stats(self._device)
+        # Without the right to reset it the peak is that of the process's whole life.
+        with contextlib.suppress(OSError):
+            Path("/proc/self/clear_refs").write_text(_CLEAR_PEAK)
+
+
+def _process_peak() -> int:
+    """Since it was last reset."""
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def available_bytes(

@@ -13,6 +13,7 @@ from flashbias_fold.pairformer import (
     PairformerBlock,
     Plan,
     Rule,
+    Transition,
     TriangleAttention,
 )
 from flashbias_fold.protenix_adapter.denoising import Denoising
@@ -123,6 +124,7 @@ def apply(model: nn.Module, plan: Plan, network_of: Find = no_networks) -> Swap:
 
 def _put_all(swap: Swap, model: Any, rules: dict[str, Rule], triangles: list[str], network_of: Find) -> None:
     from protenix.model.modules.pairformer import PairformerBlock as StockBlock
+    from protenix.model.modules.primitives import Transition as StockTransition
 
     keep = Keep()
     replaced = {name: rule for name, rule in rules.items() if rule.way != "stock"}
@@ -142,6 +144,8 @@ def _put_all(swap: Swap, model: Any, rules: dict[str, Rule], triangles: list[str
         layers = [model.get_submodule(name) for name in in_diffusion] if complete else []
         swap.watch(Denoising(model, keep, layers))
     if replaced:
+        for name, transition in _of_kind(model, StockTransition):
+            swap.put(name, Transition(transition))
         swap.watch(StepGraph(model))
 
 

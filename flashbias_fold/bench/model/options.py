@@ -21,6 +21,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "device": ("auto", "cpu", "cuda"),
     "dtype": ("bf16", "fp32"),
     "weights": ("auto", "real", "random"),
+    "warm_up": ("whole", "short"),
 }
 # So that the command as it is ends on a CPU within about a minute.
 MODEL = {"cpu": "demo", "cuda": "protenix_base_default_v1.0.0"}
@@ -52,6 +53,8 @@ class ModelOptions:
         samples: Structures.
         repeats: Interleaved rounds that count, after each method's first call.
         seconds: That the rounds of one size take at most, but for the first round.
+        warm_up: Whether each method's first call, which does not count, is a whole prediction and its time told,
+            or a short one: of large inputs a whole one takes minutes.
         layers: Whether one more prediction of each method is taken apart by kind of layer.
         device: Where.
         dtype: The autocast type.
@@ -70,6 +73,7 @@ class ModelOptions:
     samples: int | None = None
     repeats: int | None = None
     seconds: int | None = None
+    warm_up: str = "whole"
     layers: bool = True
     device: str = "auto"
     dtype: str | None = None
@@ -92,7 +96,9 @@ class ModelOptions:
         for option, known in CHOICES.items():
             value = getattr(self, option)
             if value is not None and value not in known:
-                raise UsageError(f"--{option}: expected one of {', '.join(known)}, got '{value}'")
+                raise UsageError(
+                    f"--{option.replace('_', '-')}: expected one of {', '.join(known)}, got '{value}'"
+                )
         for name in self.methods or ():
             if name not in METHODS:
                 raise UsageError(f"--methods: expected some of {', '.join(METHODS)}, got '{name}'")

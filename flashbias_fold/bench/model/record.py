@@ -105,7 +105,7 @@ def rows(result: Result) -> list[tuple[str, ...]]:
             f"{_shown(row.part(TOTAL).seconds.p10)} to {_shown(row.part(TOTAL).seconds.p90)}",
             _ratio(row.part(TOTAL)),
             *(_shown(row.part(stage).seconds.median) for stage in STAGES),
-            _shown(row.first_s),
+            "" if row.first_s is None else _shown(row.first_s),
             f"{row.peak_memory_bytes / 2**20:,.0f}",
         )
         for row in result.rows
@@ -179,7 +179,7 @@ def _lines(row: Row) -> Iterator[dict[str, Any]]:
     for part in row.parts:
         line = same | _part(part) | {"part": part.name}
         if part.name == TOTAL:
-            line |= {"first_s": _digits(row.first_s), "peak_memory_bytes": row.peak_memory_bytes}
+            line |= {"first_s": _digits(row.first_s)}
         yield line
     for layer in row.layers:
         found = _layer(layer)
@@ -210,6 +210,7 @@ def _part(part: Part) -> dict[str, Any]:
         "median_s": _digits(times.median),
         "p10_s": _digits(times.p10),
         "p90_s": _digits(times.p90),
+        "peak_memory_bytes": part.peak_bytes,
         "ratio": _digits(part.ratio),
     }
 

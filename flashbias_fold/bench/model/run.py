@@ -53,11 +53,13 @@ class Part:
     Attributes:
         name: TOTAL, or that of the stage.
         rounds_s: Every time that counts, in the order of the rounds.
+        peak_bytes: The largest peak memory of all rounds; of the device, or on a CPU of the process.
         ratio: The baseline's median over this one's; above 1 is faster.
     """
 
     name: str
     rounds_s: tuple[float, ...]
+    peak_bytes: int
     ratio: float | None = None
 
     @property
@@ -75,8 +77,8 @@ class Row:
         tokens: Its size.
         method: The method's name.
         parts: The whole and its stages.
-        first_s: The first call, with what is compiled then and not yet by a method before it.
-        peak_memory_bytes: The largest of all rounds; of the device, or on a CPU of the process.
+        first_s: The first call, with what is compiled then and not yet by a method before it; None if that
+            was a short one.
         layers: By stage and kind, of one more prediction; times of hooks are in it.
         launches: On a GPU, what one cycle and one step start.
         ways: How many of our layers ran which way.
@@ -87,12 +89,16 @@ class Row:
     tokens: int
     method: str
     parts: tuple[Part, ...]
-    first_s: float
-    peak_memory_bytes: int
+    first_s: float | None
     layers: tuple[Layer, ...] = ()
     launches: dict[str, Window] = field(default_factory=dict)
     ways: dict[str, int] = field(default_factory=dict)
     fallbacks: int = 0
+
+    @property
+    def peak_memory_bytes(self) -> int:
+        """Of the whole."""
+        return self.part(TOTAL).peak_bytes
 
     def part(self, name: str) -> Part:
         """The whole, or a stage."""
@@ -308,7 +314,7 @@ class _Size:
         self.result = result
         self.reporter = reporter
         self.rates: Rates | None = rates_of(result.machine)
-        self.first: dict[str, Call] = {}
+        self.first_s: dict[str, float] = {}
         self.calls: dict[str, list[Call]] = {}
 
     def go(self) -> None:
@@ -329,9 +335,8 @@ class _Size:
     def _time(self) -> None:
         self.reporter.stage("first calls")
         for number, method in enumerate(list(self.able), start=1):
-            call = self._call(method)
-            if call is not None:
-                self.first[method.name], self.calls[method.name] = call, []
+            if self._first(method):
+                self.calls[method.name] = []
             self.reporter.step(number, len(self.able))
         self.reporter.stage("rounds")
         rounds, order = self.result.options.repeats or 1, random.Random(0)
@@ -347,6 +352,16 @@ class _Size:
                 else:
                     self.calls[method.name].append(call)
             self.reporter.step(number + 1, rounds)
+
+    def _first(self, method: Method) -> bool:
+        """Whether a method's first call went well."""
+        if self.result.options.warm_up == "short":
+            with self.session.only(CYCLES, STEPS):
+                return self._call(method) is not None
+        call = self._call(method)
+        if call is not None:
+            self.first_s[method.name] = call.total_s
+        return call is not None
 
     def _would_outlast(self, elapsed: float, done: int) -> bool:
         """Whether another round would end after the time that one size may take."""
@@ -389,7 +404,7 @@ class _Size:
     def _row(self, method: Method, calls: list[Call], base: dict[str, float] | None) -> Row:
         parts = []
         for name in (TOTAL, *STAGES):
-            part = Part(name, tuple(_times(calls, name)))
+            part = Part(name, tuple(_times(calls, name)), max(_peak(call, name) for call in calls))
             parts.append(part if base is None else _with_ratio(part, base[name]))
         said = calls[-1].layers
         ways = [entry["way"] for entry in said]
@@ -398,8 +413,7 @@ class _Size:
             self.problem.features.n_token,
             method.name,
             tuple(parts),
-            self.first[method.name].total_s,
-            max(call.peak_memory_bytes for call in calls),
+            self.first_s.get(method.name),
             self._layers(method),
             self._launches(method),
             {way: ways.count(way) for way in sorted(set(ways))},
@@ -425,6 +439,10 @@ class _Size:
 
 def _times(calls: list[Call], part: str) -> list[float]:
     return [call.total_s if part == TOTAL else call.stages_s[part] for call in calls]
+
+
+def _peak(call: Call, part: str) -> int:
+    return max(call.stages_peak_bytes.values()) if part == TOTAL else call.stages_peak_bytes[part]
 
 
 def _with_ratio(part: Part, base: float) -> Part:

@@ -29,13 +29,13 @@ class Call:
 
     Attributes:
         stages_s: Seconds by stage.
-        peak_memory_bytes: Of the device; on a CPU, of the process.
+        stages_peak_bytes: Peak memory by stage: of the device; on a CPU, of the process.
         layers: What our layers say of themselves.
         coordinates: For telling two predictions apart.
     """
 
     stages_s: dict[str, float]
-    peak_memory_bytes: int
+    stages_peak_bytes: dict[str, int]
     layers: list[dict[str, Any]]
     coordinates: Tensor
 
@@ -136,4 +136,4 @@ class Session(Engine):
         """
         with watch(self.network) if watch else nullcontext():
             found = self.predict_features(features, SEED, observer)
-        return Call(found.stages_s, found.peak_memory_bytes, found.layers, found.output["coordinate"])
+        return Call(found.stages_s, found.stages_peak_bytes, found.layers, found.output["coordinate"])
