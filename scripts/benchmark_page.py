@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import re
 import statistics
 import sys
@@ -30,6 +31,8 @@ _REST = "everything else"
 _SHOWN_KIND = 0.02  # of the whole, at any size and by any method, to have a line of its own
 _MOST_CURVES = 9
 _LATER_S = 20
+_MEMORIES_GB = (24, 48, 80, 141)
+_USABLE = 0.95  # of a GPU's memory: the rest is the driver's, or in pieces too small
 _WIDTH = 120
 
 
@@ -50,11 +53,18 @@ def main() -> int:
 
 
 def files() -> Iterable[tuple[Path, str]]:
-    """What is made here, as it should be: the pages, and plots of profiles (other records bring theirs)."""
+    """What is made here, as it should be: the pages, and plots of records that bring none."""
     for page in PAGES:
         yield page, _PLACE.sub(_filled, page.read_text())
     for path in sorted(FOLDER.glob("profile-*.json")):
-        yield path.with_suffix(".svg"), kinds_chart(read(path.stem))
+        yield path.with_suffix(".svg"), kinds_chart(_record(path))
+    for path in sorted(FOLDER.glob("model-*.json")):
+        if not path.with_suffix(".csv").is_file():
+            yield path.with_suffix(".svg"), speed_chart(_record(path))
+
+
+def _record(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text())
 
 
 def _filled(place: re.Match[str]) -> str:
@@ -66,7 +76,7 @@ def _filled(place: re.Match[str]) -> str:
 def read(name: str) -> dict[str, Any] | None:
     """A record; None where nothing was measured."""
     path = FOLDER / f"{name}.json"
-    return json.loads(path.read_text()) if path.is_file() else None
+    return _record(path) if path.is_file() else None
 
 
 # Triangle attention alone
@@ -292,9 +302,15 @@ def launches(_: str, data: dict[str, Any]) -> str:
     return table(columns, lines) if lines else "A CPU starts none.\n"
 
 
-def targets(_: str, data: dict[str, Any]) -> str:
-    """A line for each target: met or missed, by how much, and where the time of ours goes."""
+def targets(_: str, data: dict[str, Any], *others: str) -> str:
+    """A line for each target: met or missed, by how much, and where the time of ours goes.
+
+    Of a size that several records have, the last one counts.
+    """
     pairs = _pairs(data)
+    for other in filter(None, map(read, others)):
+        pairs |= _pairs(other)
+    pairs = dict(sorted(pairs.items()))
     lines = [
         (
             f"whole prediction at least 1.3 times as fast at N = {size}",
@@ -352,6 +368,87 @@ def _first(pairs: dict[int, tuple[Run, Run]]) -> tuple[str, ...]:
     base, ours = pairs[min(told)]
     later = ours.row["first_s"] - base.row["first_s"]
     return "met" if later <= _LATER_S else "missed", f"{later:+.1f} s at N = {base.tokens}", ""
+
+
+def memory(_: str, data: dict[str, Any], *others: str) -> str:
+    """Peaks of the baseline, from the first record, and of ours, from the others; and what the model says."""
+    stock = {row["tokens"]: row for row in data["rows"] if row["method"] == data["baseline"]}
+    ours = {
+        row["tokens"]: row
+        for other in filter(None, map(read, others))
+        for row in other["rows"]
+        if row["method"] == "dense"
+    }
+    lines = []
+    for tokens, row in sorted(stock.items()):
+        cells = [_peak(row), _modelled(data, "stock", tokens)]
+        if tokens in ours:
+            less = 1 - ours[tokens]["peak_memory_bytes"] / row["peak_memory_bytes"]
+            cells += [_peak(ours[tokens]), _modelled(data, "dense", tokens), f"{100 * less:.0f} %"]
+        else:
+            cells += ["", _modelled(data, "dense", tokens), ""]
+        lines.append((tokens, *cells))
+    return table(("N", "stock GiB", "by the model", "dense GiB", "by the model", "less"), lines)
+
+
+def largest(_: str, data: dict[str, Any]) -> str:
+    """The most tokens that fit GPUs of some sizes, by the model."""
+    lines = []
+    for size in _MEMORIES_GB:
+        stock, ours = (_need(data, bias).largest(int(_USABLE * size * 1e9)) for bias in ("stock", "dense"))
+        lines.append((f"{size} GB", f"{stock:,}", f"{ours:,}"))
+    return table(("memory of the GPU", "N, stock", "N, dense"), lines)
+
+
+def _peak(row: dict[str, Any]) -> str:
+    return f"{row['peak_memory_bytes'] / 2**30:.2f}"
+
+
+def _modelled(data: dict[str, Any], bias: str, tokens: int) -> str:
+    return f"{_need(data, bias).bytes_of(tokens) / 2**30:.2f}"
+
+
+def _need(data: dict[str, Any], bias: str) -> Any:
+    """The model of memory that `predict` warns by, for what a record ran on a GPU."""
+    import torch
+
+    from flashbias_fold.protenix_adapter import environment
+
+    os.environ.setdefault("LAYERNORM_TYPE", "torch")
+    environment.prepare()
+    from flashbias_fold.protenix_adapter.memory_model import Need
+    from flashbias_fold.protenix_adapter.models import architecture, build_config
+
+    options = data["options"]
+    config = build_config(architecture(options["model"]))
+    config.dtype = options["dtype"]
+    attention = data["kernels"][data["baseline"]]["attention"]
+    weights = 4 * data["parameters"]
+    device = torch.device(options["device"])
+    return Need.of(config, weights, options["samples"], device, bias=bias, attention=attention)
+
+
+def speed_chart(data: dict[str, Any]) -> str:
+    """Seconds against size, a panel for the whole and for each stage."""
+    found = runs(data)
+    panels = []
+    for part in ("total", *STAGES):
+        lines = []
+        for method in dict.fromkeys(run.method for run in found):
+            own = [run for run in found if run.method == method]
+            points = [(run.tokens, run.rounds_s.get(part) or run.totals_s) for run in own]
+            spreads = [Point(x, statistics.median(y), min(y), max(y)) for x, y in points]
+            lines.append(Line(method, tuple(spreads)))
+        panels.append(Panel(part, lines))
+    options = data["options"]
+    return chart(
+        f"Whole predictions by {options['model']}, {data['weights']} weights, {options['dtype']}",
+        f"{data['machine']['gpu']}: {options['cycles']} cycles, {options['steps']} steps, "
+        f"{options['samples']} samples",
+        "tokens",
+        "seconds",
+        panels,
+    )
 
 
 def kinds_chart(data: dict[str, Any]) -> str:
@@ -439,6 +536,8 @@ BLOCKS: dict[str, Callable[..., str]] = {
     "floors": floors,
     "launches": launches,
     "targets": targets,
+    "memory": memory,
+    "largest": largest,
 }
 
 

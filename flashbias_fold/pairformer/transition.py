@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.nn.functional import silu
 
 # Of a hidden layer, of which there are two at a time. Protenix holds them for all pairs at once: 4 KiB a pair
-# in fp32, at 2,048 tokens 16 of the 40 GiB that a prediction needs. Pieces of this size take an H200 no longer
-# than the whole does, smaller ones do.
+# in fp32, at 2,048 tokens 16 of the 40 GiB that a prediction needs. Pieces of this size take an H200 no
+# longer than the whole does, smaller ones do.
 PIECE_BYTES = 256 * 2**20
 
 

@@ -76,42 +76,65 @@ def seeds_of(settings: Settings, job: Job) -> tuple[int, ...]:
 
 
 def that_fit(inputs: InputSet, settings: Settings, model: Model, device: Any) -> InputSet:
-    """Reject the jobs that cannot fit the memory at hand or the format, before anything is loaded."""
-    config = build_config(model)
-    config.dtype = settings.dtype
+    """Reject the jobs that cannot fit the memory at hand or the format, before anything is loaded.
+
+    One that may not fit is warned of.
+    """
+    need = need_of(settings, model, device)
     jobs, rejected = [], list(inputs.rejected)
     for job in inputs.jobs:
-        problem = _memory_problem(job, settings, model, config, device) or _format_problem(job, settings)
+        problem = _memory_problem(job, need, device) or _format_problem(job, settings)
         if problem is None:
-            jobs.append(job)
+            warning = _memory_warning(job, need, device)
+            jobs.append(dataclasses.replace(job, warnings=(*job.warnings, warning)) if warning else job)
             continue
         error = InputError(problem, file=job.source, job=job.name, field="sequences")
         rejected.append(Rejected(error=error, name=job.name))
     return InputSet(jobs=tuple(jobs), rejected=tuple(rejected))
 
 
-def _memory_problem(job: Job, settings: Settings, model: Model, config: Any, device: Any) -> str | None:
+def need_of(settings: Settings, model: Model, device: Any) -> Any:
+    """What tells how much memory a job needs, for settings of which everything is decided."""
     from flashbias_fold.protenix_adapter.kernels import stock_kernels
-    from flashbias_fold.protenix_adapter.memory import available_bytes, estimate_bytes
+    from flashbias_fold.protenix_adapter.memory_model import Need
 
     assert settings.samples is not None
-    needed = model.checkpoint.stat().st_size + estimate_bytes(
-        config,
-        n_token=job.n_token,
-        samples=settings.samples,
-        device=device,
-        scores_kept=settings.bias == "stock" and stock_kernels(device).attention == "torch",
-    )
+    config = build_config(model)
+    config.dtype = settings.dtype
+    weights = model.checkpoint.stat().st_size
+    attention = stock_kernels(device).attention
+    return Need.of(config, weights, settings.samples, device, bias=settings.bias, attention=attention)
+
+
+def _memory_problem(job: Job, need: Any, device: Any) -> str | None:
+    """Why a job is not begun: a process that takes all of the memory is killed, and maybe others with it."""
+    from flashbias_fold.protenix_adapter.memory import available_bytes
+
     at_hand = available_bytes(device)
-    # A GPU that has no room says so in time, and then smaller chunks are tried; a process that takes all of
-    # the machine's memory is killed, maybe with others. So the estimate's own error is allowed for on a GPU.
-    if needed <= at_hand * (2 if device.type == "cuda" else 1):
+    # A GPU that has no room says so in time; then smaller chunks are tried, and what they spare is allowed for.
+    if need.bytes_of(job.n_token) <= at_hand * (2 if device.type == "cuda" else 1):
         return None
-    return f"{job.n_token} tokens need about {_gib(needed)} on {device}, there are {_gib(at_hand)}"
+    return f"{_needed(job, need, device)}, there are {_gib(at_hand)}"
+
+
+def _memory_warning(job: Job, need: Any, device: Any) -> str | None:
+    """What is said of a job that is begun although it may not fit what is free now."""
+    from flashbias_fold.protenix_adapter.memory import free_bytes
+
+    free = free_bytes(device)
+    if need.bytes_of(job.n_token) <= free:
+        return None
+    then = "smaller chunks are tried if it runs out" if device.type == "cuda" else "it may be killed"
+    fits = f"up to about {need.largest(free):,} tokens fit"
+    return f"{_needed(job, need, device)}, {_gib(free)} are free: {then}; {fits}"
+
+
+def _needed(job: Job, need: Any, device: Any) -> str:
+    return f"{job.n_token} tokens need about {_gib(need.bytes_of(job.n_token))} on {device}"
 
 
 def _gib(size: int) -> str:
-    return f"{size / 2**30:.0f} GiB"
+    return f"{size / 2**30:.0f} GiB" if size >= 10 * 2**30 else f"{size / 2**30:.1f} GiB"
 
 
 def _format_problem(job: Job, settings: Settings) -> str | None:

@@ -17,8 +17,8 @@ class Denoising:
     Protenix gives each step a new tensor of the same numbers: a copy of what it has prepared once or, without
     its cache, prepared anew; with its fusion on, normalised and transposed. All of these are computed from
     tensors that stay. Once no layer looks at them any more, copy and normalisation are left out. Before the
-    confidence head, which needs the memory, everything is let go; before the first step, what autocast keeps of
-    the trunk's weights, a copy of each for the whole prediction.
+    confidence head, which needs the memory, everything is let go; before the first step, what autocast
+    keeps: a copy of each of the trunk's weights.
 
     Args:
         model: A Protenix model.

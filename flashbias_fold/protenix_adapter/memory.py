@@ -1,4 +1,4 @@
-"""Peak memory of a run, and what a run of a given size will need."""
+"""Peak memory of a run, what there is of it, and the chunks in which Protenix spares it."""
 
 from __future__ import annotations
 
@@ -86,6 +86,16 @@ def available_bytes(
     return min(limits, default=2**63 - 1)
 
 
+def free_bytes(device: torch.device, *, proc: Path = Path("/proc")) -> int:
+    """Memory that nobody uses at the moment, of what a run may use."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    free = [
+        int(line.split()[1]) * 1024 for line in _lines(proc / "meminfo") if line.startswith("MemAvailable:")
+    ]
+    return min([available_bytes(device, proc=proc), *free])
+
+
 def _cgroup_files(groups: list[str], root: Path) -> Iterator[Path]:
     """The files with the limits of the process's cgroup and of each one above it (version 2, and 1)."""
     for group in groups:
@@ -110,44 +120,6 @@ def _lines(path: Path) -> list[str]:
         return path.read_text().splitlines()
     except OSError:
         return []
-
-
-# Fitted to runs of the demonstration architecture on a CPU (64 to 512 tokens, one and five samples, with and
-# without the fused attention); the terms scale with the tensors that are alive at the peak, in the trunk.
-_PROCESS = 450 * 2**20  # Python, torch, Protenix and the chemical components
-_PER_TOKEN = 1_300_000  # single representation, atoms and their neighbourhoods
-_PAIR_FEATURES = 1_300  # bytes a pair: templates, relative positions, bonds
-_PAIR_TENSORS = 5  # copies of the pair representation
-_HIDDEN_TENSORS = 4  # queries, keys, values and gate of a triangle attention
-_PAIR_HEADS_WIDTH = 128  # channels of each of these, heads times head dimension
-_LOGITS = 64 * 4 * 2  # bytes a pair and sample: bins of the two error matrices
-_SCORE_TENSORS = 2  # scores and weights, where attention keeps them
-_HEAD_WIDTH = 32
-
-
-def estimate_bytes(
-    config: Any, *, n_token: int, samples: int, device: torch.device, scores_kept: bool
-) -> int:
-    """Roughly the peak of a prediction, for telling beforehand what cannot fit.
-
-    Args:
-        config: Protenix's configuration of the model.
-        n_token: Size of the job.
-        samples: Structures for each seed.
-        device: Where it runs: on a GPU activations have half the width and the process does not count.
-        scores_kept: Whether triangle attention materialises its scores, as Protenix's plain kernel does.
-    """
-    on_gpu = device.type == "cuda"
-    width = 2 if on_gpu and config.dtype != "fp32" else 4
-    c_z = int(config.model.pairformer.c_z)
-    hidden = max(_PAIR_HEADS_WIDTH, c_z if config.model.pairformer.hidden_scale_up else 0)
-    pair = _PAIR_FEATURES + width * (_PAIR_TENSORS * c_z + _HIDDEN_TENSORS * hidden) + samples * _LOGITS
-    total = n_token * _PER_TOKEN + n_token**2 * pair + (0 if on_gpu else _PROCESS)
-    if scores_kept:
-        # A GPU that runs out of memory says so, and smaller chunks are tried; the system kills a process.
-        rows = min(n_token, (CHUNK_LADDER[-1] if on_gpu else chunk_rows(config, n_token)) or n_token)
-        total += _SCORE_TENSORS * rows * (hidden // _HEAD_WIDTH) * n_token**2 * width
-    return total
 
 
 def chunk_rows(config: Any, n_token: int) -> int | None:

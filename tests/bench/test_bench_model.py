@@ -53,6 +53,23 @@ def finished(tmp_path_factory):
     return result, out
 
 
+def test_a_short_first_call_is_not_told(tmp_path):
+    """The rounds are whole predictions all the same."""
+    result = measured(tokens=(14,), methods=("dense",), warm_up="short", repeats=1, steps=6, layers=False)
+    (row,) = result.rows
+    assert row.first_s is None and len(row.part("total").rounds_s) == 1
+    assert result.options.steps == 6 and result.options.cycles == 1
+    record.write(result, tmp_path)
+    assert json.loads((tmp_path / "model.json").read_text())["rows"][0]["first_s"] is None
+    assert record.rows(result)[0][record.COLUMNS.index("first")] == ""
+
+
+def test_the_peak_of_the_whole_is_that_of_a_stage(finished):
+    for row in finished[0].rows:
+        peaks = [row.part(stage).peak_bytes for stage in STAGES]
+        assert min(peaks) > 0 and row.peak_memory_bytes == row.part("total").peak_bytes == max(peaks)
+
+
 @pytest.fixture(scope="module")
 def session():
     return a_session(demo_model(), random_weights=False)
@@ -116,10 +133,12 @@ def test_the_files_say_what_was_measured(finished):
     assert sorted(path.name for path in out.iterdir()) == sorted(record.NAMES)
     found = json.loads((out / "model.json").read_text())
     assert found == json.loads(json.dumps(record.as_json(result)))
+    assert found["options"]["warm_up"] == "whole"
     assert found["weights"] == "real" and found["parameters"] > 6e6
     assert found["options"]["cycles"] == 1 and found["options"]["steps"] == 2
     assert found["plan"]["name"] == "demo.yaml"
-    assert {rule["factors"] for rule in found["plan"]["rules"]} == {"factors.safetensors"}
+    named = {rule["factors"] for rule in found["plan"]["rules"] if "factors" in rule}
+    assert named == {"factors.safetensors"}
     assert found["kernels"]["dense"] == {"attention": "torch", "multiplication": "torch"}
     assert found["versions"]["torch"] == torch.__version__ and found["machine"]["threads"] >= 1
     assert [job["tokens"] for job in found["jobs"]] == [14, 21]

@@ -32,10 +32,10 @@ def test_a_record_says_where_it_comes_from(record):
     assert record.stem.startswith(data["benchmark"])
     assert len(data["commit"]) == 40
     assert {"python", "torch"} <= data["versions"].keys()
-    assert record.with_suffix(".svg").exists()
+    assert record.with_suffix(".svg").exists() is (data["benchmark"] != "campaign")
     # What is claimed is of a commit; if the checkout was changed, the record says by what.
     assert "note" in data or not data["changed"]
-    assert record.with_suffix(".csv").exists() is (data["benchmark"] != "profile")
+    assert record.with_suffix(".csv").exists() or data["benchmark"] != "kernels"
     if data["benchmark"] == "kernels":
         assert all(row["error"] <= data["largest_right_error"] for row in data["rows"])
 
@@ -162,6 +162,42 @@ def test_targets_are_met_or_missed_or_not_measured(page, full):
     assert said["first call at most 20 s later than stock's"][:2] == ["missed", "+23.0 s at N = 512"]
 
 
+def test_of_a_size_in_several_records_the_last_one_counts(page, full, tmp_path, monkeypatch):
+    monkeypatch.setattr(page, "FOLDER", tmp_path)
+    later = json.loads(json.dumps(full))
+    later["rows"] = [row for row in later["rows"] if row["tokens"] == 512]
+    for part in (part for row in later["rows"] if row["method"] == "dense" for part in row["parts"].values()):
+        part["rounds_s"] = [seconds / 2 for seconds in part["rounds_s"]]
+    (tmp_path / "model-later.json").write_text(json.dumps(later))
+    alone, both = (
+        {line[0]: line[2] for line in cells(page.targets("", full, *others))[2:]}
+        for others in ((), ("model-later", "model-absent"))
+    )
+    of_512, of_1024 = (f"whole prediction at least 1.3 times as fast at N = {size}" for size in (512, 1024))
+    assert float(both[of_512].split()[0]) == pytest.approx(2 * float(alone[of_512].split()[0]), rel=0.01)
+    assert both[of_1024] == alone[of_1024]
+    assert both["first call at most 20 s later than stock's"] == "+23.0 s at N = 512"
+
+
+def test_ours_is_taken_from_the_later_records(page):
+    """The first record of memory is of stock: its other rows were measured before ours needed less."""
+    data, large = page.read("model-h200-memory"), page.read("model-h200-2048")
+    found = {line[0]: line for line in cells(page.memory("", data, "model-h200-2048"))[2:]}
+    assert [line[3] for line in found.values()].count("") == len(found) - 1
+    (ours,) = (row for row in large["rows"] if row["method"] == "dense")
+    assert float(found["2048"][3]) == pytest.approx(ours["peak_memory_bytes"] / 2**30, abs=0.0051)
+    stock = next(row for row in data["rows"] if row["tokens"] == 64 and row["method"] == data["baseline"])
+    assert float(found["64"][1]) == pytest.approx(stock["peak_memory_bytes"] / 2**30, abs=0.0051)
+
+
+def test_what_fits_grows_with_the_memory(page):
+    lines = cells(page.largest("", page.read("model-h200-memory")))[2:]
+    for column in (1, 2):
+        sizes = [int(line[column].replace(",", "")) for line in lines]
+        assert sizes == sorted(set(sizes)) and sizes[0] > 500
+    assert all(int(line[2].replace(",", "")) > int(line[1].replace(",", "")) for line in lines)
+
+
 def test_a_page_without_its_record_says_so(page, tmp_path, monkeypatch, full):
     monkeypatch.setattr(page, "FOLDER", tmp_path)
     monkeypatch.setattr(page, "PAGES", (tmp_path / "page.md",))
@@ -176,4 +212,7 @@ def test_a_page_without_its_record_says_so(page, tmp_path, monkeypatch, full):
         "| trunk | triangle attention |" in made[tmp_path / "page.md"]
         and "old" not in made[tmp_path / "page.md"]
     )
-    assert made[tmp_path / "profile-y.svg"].startswith("<svg") and tmp_path / "model-x.svg" not in made
+    for name in ("profile-y.svg", "model-x.svg"):
+        assert made[tmp_path / name].startswith("<svg")
+    (tmp_path / "model-x.csv").touch()
+    assert tmp_path / "model-x.svg" not in dict(page.files()), "a run that left its table left its plot"

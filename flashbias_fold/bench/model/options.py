@@ -53,8 +53,8 @@ class ModelOptions:
         samples: Structures.
         repeats: Interleaved rounds that count, after each method's first call.
         seconds: That the rounds of one size take at most, but for the first round.
-        warm_up: Whether each method's first call, which does not count, is a whole prediction and its time told,
-            or a short one: of large inputs a whole one takes minutes.
+        warm_up: Whether each method's first call, which does not count, is a `whole` prediction and its time
+            told, or a `short` one: of large inputs a whole one takes minutes.
         layers: Whether one more prediction of each method is taken apart by kind of layer.
         device: Where.
         dtype: The autocast type.

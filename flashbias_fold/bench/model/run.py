@@ -29,7 +29,8 @@ from flashbias_fold.predict.settings import run_defaults
 from flashbias_fold.protenix_adapter import environment
 from flashbias_fold.protenix_adapter.components import open_components
 from flashbias_fold.protenix_adapter.kernels import chosen_device, stock_kernels, usable_dtype
-from flashbias_fold.protenix_adapter.memory import available_bytes, estimate_bytes
+from flashbias_fold.protenix_adapter.memory import available_bytes
+from flashbias_fold.protenix_adapter.memory_model import Need
 from flashbias_fold.protenix_adapter.models import (
     AUTO,
     Model,
@@ -273,12 +274,17 @@ def _check_memory(
     """Refuse what would have the system end the process; a GPU says by itself what does not fit."""
     there = available_bytes(device)
     assert options.samples is not None
-    needed = estimate_bytes(
-        build_config(model),
-        n_token=tokens,
-        samples=options.samples,
-        device=device,
-        scores_kept=any(method.attention == "torch" and not method.ours for method in able),
+    weights = model.checkpoint.stat().st_size if model.checkpoint.is_file() else 0
+    needed = max(
+        Need.of(
+            build_config(model),
+            weights,
+            options.samples,
+            device,
+            bias="dense" if method.ours else "stock",
+            attention=method.attention,
+        ).bytes_of(tokens)
+        for method in able
     )
     if device.type != "cuda" and needed > there:
         raise UsageError(

@@ -306,8 +306,8 @@ def _add_timed(what: Any) -> None:
         "--warm-up",
         choices=model_options.CHOICES["warm_up"],
         default="whole",
-        help="what each method's first call is. whole: a whole prediction, and its time is told; short: one of "
-        "few cycles and steps, for inputs of which a whole one takes minutes (default: whole)",
+        help="what each method's first call is. whole: a whole prediction, and its time is told; short: one "
+        "of few cycles and steps, for inputs of which a whole one takes minutes (default: whole)",
     )
     what.add_argument(
         "--no-layers",

@@ -1,0 +1,150 @@
+"""How much memory a prediction will need, by its size: what is alive at the peak of each stage.
+
+On a GPU the tensors are those that a snapshot of the allocator on an H200 showed at the peaks, in bytes for
+each pair of tokens. On a CPU, where allocators keep and round, they were fitted to runs of the demonstration
+model. Tests hold both against what was measured.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from flashbias_fold.pairformer.transition import PIECE_BYTES
+from flashbias_fold.protenix_adapter.memory import chunk_rows
+
+LARGEST_TOKENS = 16384
+_STEP = 8
+_EXACT = 4  # bytes of a number in the parts that Protenix keeps in fp32
+_HALF = 2
+_LOGITS = 2 * 64 * _EXACT  # bytes a pair and sample: bins of the two error matrices
+_HEAD_WIDTH = 32
+_SCORE_TENSORS = 2  # scores and weights, where attention keeps them
+
+# Bytes a pair of features on the device: relative positions, templates and bonds; what the trunk alone has.
+_FEATURES = 1_180
+_TEMPLATES = 624
+_OUTER = 2 * 32 * 32  # numbers a pair of the outer product of an alignment, twice
+_MULTIPLICATION = 7.2  # copies of the pairs at the peak of a triangle multiplication
+_HIDDEN = 2 * 4  # two layers in a transition, each of four times the width
+_CAST_WEIGHTS = 0.22  # of all weights' bytes: the trunk's in half precision, which autocast keeps
+# On a CPU: Python, torch, Protenix and the components; what each token brings, atoms and their neighbourhoods;
+# features of a pair; a sample's error matrices with what is made of them.
+_PROCESS = 535_000_000
+_PER_TOKEN = 700_000
+_CPU_FEATURES = 2_500
+_CPU_SAMPLE = 2 * _LOGITS
+_ATTENDED = 5  # queries, keys, values, gate and output of a triangle attention
+
+# From these sizes on Protenix moves each sample's error matrices to the host, and leaves fp32.
+_LOGITS_MOVED = 2_000
+_HALF_CONFIDENCE = 2_560
+_HALF_DIFFUSION = 3_840
+
+
+@dataclass(frozen=True)
+class Need:
+    """A prediction, as far as its memory goes.
+
+    Attributes:
+        config: Protenix's configuration of the model, with the dtype that it runs in.
+        weights: Bytes of the model's weights, as they lie on the disk.
+        samples: Structures for each seed.
+        on_gpu: Whether it runs on a GPU, whose memory alone counts then; else that of the process.
+        ours: Whether its layers are ours, and not the stock ones.
+        scores_kept: Whether triangle attention materialises its scores, as Protenix's plain kernel does.
+    """
+
+    config: Any
+    weights: int
+    samples: int
+    on_gpu: bool
+    ours: bool
+    scores_kept: bool
+
+    @classmethod
+    def of(
+        cls, config: Any, weights: int, samples: int, device: torch.device, *, bias: str, attention: str
+    ) -> Need:
+        """Of a run with a value of `--bias` and Protenix's kernel for triangle attention."""
+        stock = bias == "stock"
+        return cls(
+            config,
+            weights,
+            samples,
+            on_gpu=device.type == "cuda",
+            ours=not stock,
+            scores_kept=stock and attention == "torch",
+        )
+
+    def bytes_of(self, n_token: int) -> int:
+        """The peak of a job of so many tokens."""
+        return max(self.stages(n_token).values())
+
+    def largest(self, room: int) -> int:
+        """The most tokens, in steps of 8, that need at most `room` bytes; 0 if not even 8 do.
+
+        Where Protenix begins to spare memory the peak steps down, so that somewhat fewer may need more.
+        """
+        sizes = range(LARGEST_TOKENS, 0, -_STEP)
+        return next((size for size in sizes if self.bytes_of(size) <= room), 0)
+
+    def stages(self, n_token: int) -> dict[str, int]:
+        """The peak of each stage."""
+        return self._on_gpu(n_token) if self.on_gpu else self._on_cpu(n_token)
+
+    def _on_gpu(self, n_token: int) -> dict[str, int]:
+        config = self.config
+        pair, transformer = int(config.model.pairformer.c_z), config.model.diffusion_module.transformer
+        width = _EXACT if config.dtype == "fp32" else _HALF
+        # The larger model's confidence head is never in fp32.
+        exact_confidence = n_token <= _HALF_CONFIDENCE and config.model_name != "protenix-v2"
+        confidence = _EXACT if exact_confidence else width
+        diffusion = _EXACT if n_token <= _HALF_DIFFUSION else width
+        logits = _LOGITS * (self.samples - 1) if n_token <= _LOGITS_MOVED else 0
+        biases = int(transformer.n_blocks) * int(transformer.n_heads) * diffusion
+        conditioning = biases if self.ours else 2 * 2 * pair * diffusion
+        trunk = _FEATURES + _TEMPLATES + 4 * pair * width + self._widest(n_token, pair, width, outer=True)
+        steps = _FEATURES + pair * width + 4 * pair * diffusion + conditioning
+        heads = _FEATURES + pair * width + 6 * pair * confidence + logits
+        heads += self._widest(n_token, pair, confidence, outer=False)
+        cast = 0 if width == _EXACT else int(_CAST_WEIGHTS * self.weights)
+        return {
+            "trunk": self.weights + cast + n_token**2 * trunk,
+            "diffusion": self.weights + cast + n_token**2 * steps,
+            # Ours lets go of the copies before.
+            "confidence": self.weights + (0 if self.ours else cast) + n_token**2 * heads,
+        }
+
+    def _on_cpu(self, n_token: int) -> dict[str, int]:
+        pair = int(self.config.model.pairformer.c_z)
+        heads = self._heads(pair)
+        block = _CPU_FEATURES + _EXACT * (_ATTENDED * heads * _HEAD_WIDTH + 4 * pair)
+        if self.scores_kept:
+            rows = min(chunk_rows(self.config, n_token) or n_token, n_token)
+            block += _SCORE_TENSORS * rows * heads * _EXACT
+        confidence = max(
+            block + (self.samples - 1) * _LOGITS,
+            _CPU_FEATURES + 8 * pair * _EXACT + self.samples * _CPU_SAMPLE,
+        )
+        same = _PROCESS + self.weights + n_token * _PER_TOKEN
+        return {"trunk": same + n_token**2 * block, "confidence": same + n_token**2 * confidence}
+
+    def _widest(self, n_token: int, pair: int, width: int, *, outer: bool) -> int:
+        """Bytes a pair within the layer of pairs, or with `outer` of the alignment too, that needs most."""
+        rows = min(chunk_rows(self.config, n_token) or n_token, n_token)
+        hidden: float = _HIDDEN * pair * width
+        if self.ours:
+            hidden = min(hidden, 2 * PIECE_BYTES / n_token**2)
+        layers = [_MULTIPLICATION * pair * width, hidden + 2 * pair * width]
+        if outer:
+            layers.append(_OUTER * width * rows / n_token)
+        if self.scores_kept:
+            layers.append(4 * pair * width + _SCORE_TENSORS * rows * self._heads(pair) * width)
+        return int(max(layers))
+
+    def _heads(self, pair: int) -> int:
+        widened = bool(self.config.model.pairformer.hidden_scale_up)
+        return max(4, pair // _HEAD_WIDTH if widened else 4)
