@@ -147,11 +147,13 @@ def _calibrate(options: argparse.Namespace) -> int:
 
 def _plan(options: argparse.Namespace) -> int:
     from flashbias_fold.calibrate.planning import plan_from
+    from flashbias_fold.calibrate.speed import Speed
     from flashbias_fold.cli.render import render_plan
 
-    found = plan_from(options.factors, options.tolerance, options.out)
+    speed = None if options.speed is None else Speed.load(options.speed)
+    found = plan_from(options.factors, options.tolerance, options.out, speed)
     if not options.quiet:
-        render_plan(found, options.out)
+        render_plan(found, options.out, speed)
     return 0
 
 

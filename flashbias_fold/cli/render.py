@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from flashbias_fold.bench.model.run import Result as Predictions
     from flashbias_fold.calibrate import Result as Calibrated
     from flashbias_fold.calibrate.planning import Chosen
+    from flashbias_fold.calibrate.speed import Speed
     from flashbias_fold.compare.run import Result as Compared
     from flashbias_fold.doctor import Finding
     from flashbias_fold.predict import RunResult
@@ -152,14 +153,16 @@ def render_calibration(result: Calibrated) -> None:
     say(f"networks in {result.out}, their errors in {result.out.with_suffix('.svg')}")
 
 
-def render_plan(found: list[Chosen], out: Path) -> None:
-    """What was chosen for each layer, and where the plan is."""
+def render_plan(found: list[Chosen], out: Path, speed: Speed | None) -> None:
+    """What was chosen for each layer, where the exact bias is as fast, and where the plan is."""
     columns = ("layer", "way", "rank", "error", "why")
     rows = [(one.layer, one.way, str(one.rank or "-"), f"{one.error:.3f}", one.why) for one in found]
     if sys.stdout.isatty():
         _show(_box("error: the largest, on inputs kept aside", columns, rows))
     else:
         say(_lines(columns, rows))
+    if speed is not None:
+        say("\n".join(speed.in_words()))
     factored = sum(one.rank is not None for one in found)
     say(f"{factored} of {len(found)} layers by factors; plan in {out}")
 

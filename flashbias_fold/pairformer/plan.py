@@ -17,12 +17,15 @@ from flashbias_fold.errors import UsageError
 
 # What is in a rule of a plan's file, and what it may be.
 _WAYS = ("neural", "lowrank", "dense", "stock")
-_FIELDS = ("layers", "way", "rank", "tolerance", "reach", "factors")
+_CONDITIONS = ("gpu", "tokens")
+_FIELDS = ("layers", "way", "rank", "tolerance", "reach", "factors", *_CONDITIONS)
 _FIELDS_OF_FACTORS = {
     "neural": ("rank", "tolerance", "reach", "factors"),
     "lowrank": ("rank", "tolerance", "reach"),
 }
 _LARGEST_RANK = 128
+# What stands for the letters of a pattern that may be any: no name has it.
+_ANY = "\0"
 
 
 @dataclass(frozen=True)
@@ -39,6 +42,9 @@ class Rule:
             is used in the same call.
         reach: Beside factors, pairs at most so many places apart keep their exact bias; 0 for none.
         factors: The file of the networks.
+        gpu: A pattern of names, `*` standing for anything and `?` for one letter: the rule holds on GPUs
+            called so, and `cpu` is a CPU; everywhere without one.
+        tokens: The rule holds from so many tokens to so many, both included; without the second, to no end.
     """
 
     layers: str
@@ -47,6 +53,14 @@ class Rule:
     tolerance: float | None = None
     reach: int = 0
     factors: Path | None = None
+    gpu: str | None = None
+    tokens: tuple[int, int | None] | None = None
+
+    def holds(self, gpu: str, tokens: int) -> bool:
+        """Whether it does for an input of so many tokens, on a GPU of that name or on `cpu`."""
+        first, last = self.tokens or (1, None)
+        within = first <= tokens and (last is None or tokens <= last)
+        return within and (self.gpu is None or _fits(gpu, self.gpu))
 
 
 @dataclass(frozen=True)
@@ -55,7 +69,7 @@ class Plan:
 
     Attributes:
         name: Where it comes from: the value of `--bias`, or a file.
-        rules: The first that fits a layer's name decides; where none does, the exact bias is used.
+        rules: The first that holds and fits a layer's name decides; where none does, the exact bias is used.
         digest: What tells it from others, and its networks from others; nothing for one of `--bias` alone.
     """
 
@@ -99,8 +113,24 @@ class Plan:
         """The files of networks that rules name, each once."""
         return list(dict.fromkeys(rule.factors for rule in self.rules if rule.factors is not None))
 
+    def at(self, gpu: str, tokens: int) -> Plan:
+        """With the rules that hold for an input of so many tokens, on a GPU of that name or on `cpu`."""
+        return dataclasses.replace(self, rules=tuple(rule for rule in self.rules if rule.holds(gpu, tokens)))
+
+    def variants(self) -> list[Plan]:
+        """What `at` gives: for the sizes at which that changes, and names that fit one pattern or several."""
+        names = dict.fromkeys(name for rule in self.rules for name in _names(rule.gpu or "*"))
+        sizes = {1}
+        for first, last in (rule.tokens for rule in self.rules if rule.tokens is not None):
+            sizes |= {first} if last is None else {first, last + 1}
+        found = (self.at(name, size) for name in names for size in sorted(sizes))
+        return list({plan.rules: plan for plan in found}.values())
+
     def rule(self, layer: str, ways: Collection[str] | None = None) -> Rule:
-        """For the layer of a name; rules with a way that is not among the layer's `ways` pass it by."""
+        """For the layer of a name; rules with a way that is not among the layer's `ways` pass it by.
+
+        Conditions are not looked at: those of `at` hold.
+        """
         fitting = (rule for rule in self.rules if ways is None or rule.way in ways)
         return next((rule for rule in fitting if fnmatchcase(layer, rule.layers)), Rule("*", "dense"))
 
@@ -108,12 +138,29 @@ class Plan:
         """The rules, as a file has them."""
         return [
             {
-                name: str(value) if isinstance(value, Path) else value
+                name: _plain(value)
                 for name, value in vars(rule).items()
                 if value is not None and (name != "reach" or rule.rank is not None)
             }
             for rule in self.rules
         ]
+
+
+def _plain(value: Any) -> Any:
+    """As YAML and JSON have it."""
+    if isinstance(value, Path):
+        return str(value)
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _fits(gpu: str, pattern: str) -> bool:
+    """Brackets stand for themselves: names may have some."""
+    return fnmatchcase(gpu, pattern.replace("[", "[[]"))
+
+
+def _names(pattern: str) -> list[str]:
+    """Names that fit a pattern, and as few others as may be."""
+    return [pattern.replace("?", _ANY).replace("*", _ANY * count) for count in (0, 1, 256)]
 
 
 def _rule(item: Any, where: str, folder: Path) -> Rule:
@@ -129,10 +176,12 @@ def _rule(item: Any, where: str, folder: Path) -> Rule:
         raise UsageError(f"--plan: {where}: way: expected one of {', '.join(_WAYS)}, got {way!r}")
     own = _FIELDS_OF_FACTORS.get(way, ())
     for field in item:
-        if field not in ("layers", "way", *own):
+        if field not in ("layers", "way", *_CONDITIONS, *own):
             raise UsageError(f"--plan: {where}: {field} is not for {way}")
+    gpu = _gpu(item["gpu"], where) if "gpu" in item else None
+    tokens = _tokens(item["tokens"], where) if "tokens" in item else None
     if not own:
-        return Rule(layers, way)
+        return Rule(layers, way, gpu=gpu, tokens=tokens)
     factors = _factors(item.get("factors"), where, folder) if "factors" in own else None
     return Rule(
         layers,
@@ -141,7 +190,30 @@ def _rule(item: Any, where: str, folder: Path) -> Rule:
         _tolerance(item.get("tolerance"), where),
         _reach(item.get("reach", REACH), where),
         factors,
+        gpu,
+        tokens,
     )
+
+
+def _gpu(value: Any, where: str) -> str:
+    if not isinstance(value, str) or not value:
+        raise UsageError(f"--plan: {where}: gpu: expected a pattern of names, got {value!r}")
+    return value
+
+
+def _tokens(value: Any, where: str) -> tuple[int, int | None]:
+    if isinstance(value, list) and len(value) == 2:
+        first, last = value
+        if _is_count(first) and (last is None or (_is_count(last) and first <= last)):
+            return first, last
+    raise UsageError(
+        f"--plan: {where}: tokens: expected [from, to], whole numbers from 1, to not below from or null for "
+        f"no end, got {value!r}"
+    )
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
 
 
 def _factors(value: Any, where: str, folder: Path) -> Path:

@@ -111,7 +111,7 @@ def _memory_problem(job: Job, need: Any, device: Any) -> str | None:
     from flashbias_fold.protenix_adapter.memory import available_bytes
 
     at_hand = available_bytes(device)
-    # A GPU that has no room says so in time; then smaller chunks are tried, and what they spare is allowed for.
+    # A GPU that has no room says so in time; then smaller chunks are tried: what they spare is allowed for.
     if need.bytes_of(job.n_token) <= at_hand * (2 if device.type == "cuda" else 1):
         return None
     return f"{_needed(job, need, device)}, there are {_gib(at_hand)}"

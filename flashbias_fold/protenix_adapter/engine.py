@@ -20,7 +20,7 @@ from flashbias_fold.protenix_adapter.features import Features, featurize, seed_e
 from flashbias_fold.protenix_adapter.kernels import stock_kernels, usable_dtype
 from flashbias_fold.protenix_adapter.memory import CHUNK_LADDER, DeviceMemory, chunk_rows
 from flashbias_fold.protenix_adapter.models import Model, build_config
-from flashbias_fold.protenix_adapter.networks import networks_of
+from flashbias_fold.protenix_adapter.networks import Find, networks_of, no_networks
 
 
 class Observer(Protocol):
@@ -71,7 +71,7 @@ class Engine:
 
     Args:
         model: Which model.
-        plan: How its attention layers are computed.
+        plan: How its attention layers are computed; its conditions are looked at in each prediction.
         device: Where.
         dtype: `bf16`, `fp16` or `fp32`: the autocast type on a GPU. A CPU, and a card older than compute
             capability 8.0, computes in fp32, as in Protenix.
@@ -122,9 +122,12 @@ class Engine:
             load_weights(self.network, model.checkpoint, trust=trust_checkpoint)
         else:
             initialise(self.network)
-        self.swap = swap.apply(self.network, plan, networks_of(plan, model))
         self._chunks = self.config.infer_setting.to_dict()
         self._own_chunk: int | None = None
+        self.swap = swap.Swap(self.network, swap.STOCK)
+        self._gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+        self._n_token = 1
+        self.use(plan)
 
     def _build(self) -> nn.Module:
         """The network on the device, its weights not yet there."""
@@ -136,11 +139,26 @@ class Engine:
     def use(self, plan: Plan) -> None:
         """From here on, compute the attentions as another plan says; the weights stay where they are.
 
+        Until the next prediction tells its size, the layers are those for the size of the last one.
+
         Raises:
             UsageError: The plan is not for this model, whose attentions are then the stock ones.
         """
         self.swap.restore()
-        self.swap = swap.apply(self.network, plan, networks_of(plan, self.model))
+        self._plan: Plan = swap.STOCK
+        self._network_of: Find = no_networks
+        network_of = networks_of(plan, self.model)
+        swap.check(self.network, plan, network_of)
+        self._plan, self._network_of = plan, network_of
+        self._choose_layers(self._n_token)
+
+    def _choose_layers(self, n_token: int) -> None:
+        """Those that the plan has for so many tokens on this device, unless they are in place."""
+        self._n_token = n_token
+        plan = self._plan.at(self._gpu, n_token)
+        if plan != self.swap.plan:
+            self.swap.restore()
+            self.swap = swap.apply(self.network, plan, self._network_of)
 
     def predict(self, document: dict[str, Any], seed: int, observer: Observer | None = None) -> Prediction:
         """Predict one job with one seed; the result depends on nothing else.
@@ -197,6 +215,7 @@ class Engine:
         clock: Clock,
     ) -> Prediction:
         self._fit_to(features.n_token, chunk_size)
+        self._choose_layers(features.n_token)
         with StageHooks(self.network, self.config, clock, observer), torch.no_grad(), self._precision():
             output = self._forward(features)
         clock.lap("confidence")

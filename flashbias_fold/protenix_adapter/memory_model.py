@@ -30,7 +30,7 @@ _OUTER = 2 * 32 * 32  # numbers a pair of the outer product of an alignment, twi
 _MULTIPLICATION = 7.2  # copies of the pairs at the peak of a triangle multiplication
 _HIDDEN = 2 * 4  # two layers in a transition, each of four times the width
 _CAST_WEIGHTS = 0.22  # of all weights' bytes: the trunk's in half precision, which autocast keeps
-# On a CPU: Python, torch, Protenix and the components; what each token brings, atoms and their neighbourhoods;
+# On a CPU: Python, torch, Protenix and the components; what each token brings, as atoms and their neighbours;
 # features of a pair; a sample's error matrices with what is made of them.
 _PROCESS = 535_000_000
 _PER_TOKEN = 700_000

@@ -24,6 +24,7 @@ from flashbias_fold.protenix_adapter.watch import on_tokens
 # `none` is not among them: the ablation is one of triangle attention.
 _WAYS_OF_PAIR_BIAS = ("lowrank", "dense", "stock")
 _DIFFUSION = "diffusion_module.diffusion_transformer."
+STOCK = Plan.for_bias("stock")
 
 
 class Replacement(Protocol):
@@ -44,7 +45,11 @@ class Hook(Protocol):
 
 
 class Swap:
-    """The layers that a plan replaced; `restore()` puts the stock layers back."""
+    """The layers that a plan replaced; `restore()` puts the stock layers back.
+
+    Attributes:
+        plan: By which the attentions of the model are computed.
+    """
 
     def __init__(self, model: nn.Module, plan: Plan) -> None:
         self.plan = plan
@@ -92,6 +97,7 @@ class Swap:
         for hook in self._hooks:
             hook.remove()
         self._hooks.clear()
+        self.plan = STOCK
 
 
 def apply(model: nn.Module, plan: Plan, network_of: Find = no_networks) -> Swap:
@@ -101,25 +107,59 @@ def apply(model: nn.Module, plan: Plan, network_of: Find = no_networks) -> Swap:
 
     Args:
         model: Protenix's.
-        plan: What to put where.
+        plan: What to put where, of rules that hold.
         network_of: What finds the factor network of a layer, where the plan asks for one.
     """
-    from protenix.model.modules.transformer import AttentionPairBias
-    from protenix.model.triangular.triangular import TriangleAttention as StockTriangleAttention
-
-    rules = {name: plan.rule(name) for name, _ in _of_kind(model, StockTriangleAttention)}
-    triangles = list(rules)
-    for name, module in _of_kind(model, AttentionPairBias):
-        if not module.cross_attention_mode:  # of atoms
-            rules[name] = plan.rule(name, _WAYS_OF_PAIR_BIAS)
-    _check(plan, rules)
+    ways = _attentions(model)
+    triangles = [name for name, own in ways.items() if own is None]
     swap = Swap(model, plan)
     try:
-        _put_all(swap, model, rules, triangles, network_of)
-    except UsageError:
+        _put_all(swap, model, _decided(plan, ways), triangles, network_of)
+    except Exception:
         swap.restore()  # a model is never left half replaced
         raise
     return swap
+
+
+def check(model: nn.Module, plan: Plan, network_of: Find = no_networks) -> None:
+    """Whether a plan is for a model whose layers are the stock ones, wherever its rules hold.
+
+    Raises:
+        UsageError: A rule decides for no layer, on any GPU and at any size: its author had one in mind.
+            Or a network is not there.
+    """
+    ways = _attentions(model)
+    decided = [_decided(variant, ways) for variant in plan.variants()]
+    used = {id(rule) for rules in decided for rule in rules.values()}
+    idle = [rule.layers for rule in plan.rules if id(rule) not in used]
+    if idle:
+        names = list(ways)
+        raise UsageError(
+            f"--plan: {plan.name}: '{idle[0]}' decides for no layer of the model, which has "
+            f"{', '.join(names[:2])} and {len(names) - 2} more"
+        )
+    for rules in decided:
+        for name, rule in rules.items():
+            network_of(name, rule)
+
+
+def _attentions(model: nn.Module) -> dict[str, tuple[str, ...] | None]:
+    """Those that a plan decides for, by name, with the ways that they have; None if that is all."""
+    from protenix.model.modules.transformer import AttentionPairBias
+    from protenix.model.triangular.triangular import TriangleAttention as StockTriangleAttention
+
+    found: dict[str, tuple[str, ...] | None] = dict.fromkeys(
+        name for name, _ in _of_kind(model, StockTriangleAttention)
+    )
+    for name, module in _of_kind(model, AttentionPairBias):
+        if not module.cross_attention_mode:  # of atoms
+            found[name] = _WAYS_OF_PAIR_BIAS
+    return found
+
+
+def _decided(plan: Plan, ways: dict[str, tuple[str, ...] | None]) -> dict[str, Rule]:
+    """The rule of each layer."""
+    return {name: plan.rule(name, own) for name, own in ways.items()}
 
 
 def _put_all(swap: Swap, model: Any, rules: dict[str, Rule], triangles: list[str], network_of: Find) -> None:
@@ -151,17 +191,6 @@ def _put_all(swap: Swap, model: Any, rules: dict[str, Rule], triangles: list[str
 
 def _of_kind(model: nn.Module, kind: type) -> list[tuple[str, Any]]:
     return [(name, module) for name, module in model.named_modules() if isinstance(module, kind)]
-
-
-def _check(plan: Plan, rules: dict[str, Any]) -> None:
-    """Refuse a plan with a rule that decides for no layer: its author had one in mind."""
-    idle = [rule.layers for rule in plan.rules if not any(used is rule for used in rules.values())]
-    if idle:
-        names = list(rules)
-        raise UsageError(
-            f"--plan: {plan.name}: '{idle[0]}' decides for no layer of the model, which has "
-            f"{', '.join(names[:2])} and {len(names) - 2} more"
-        )
 
 
 def _set_submodule(model: nn.Module, name: str, layer: nn.Module) -> None:

@@ -111,11 +111,34 @@ def test_results_of_another_plan_are_not_taken_for_these(folder, tmp_path):
     )
 
 
+def test_a_rule_may_hold_for_some_jobs_only(folder, tmp_path):
+    """Those of 20 tokens and of 25, with a way each; what runs is reported, and what it might be."""
+    (tmp_path / "plan.yaml").write_text(
+        "- {layers: '*', way: dense, tokens: [1, 20]}\n"
+        "- {layers: '*', way: dense, gpu: 'NVIDIA*'}\n"
+        "- {layers: '*.tri_att_*', way: lowrank, rank: 4, tolerance: 1, gpu: cpu}\n"
+    )
+    jobs, out = folder / "jobs.json", tmp_path / "out"
+    call("predict", jobs, "--out", out, *TINY, "--plan", tmp_path / "plan.yaml", check=0)
+    ways = {
+        name: {layer["way"] for layer in report_of(out, name)["layers"] if "tri_att" in layer["name"]}
+        for name in ("one", "two")
+    }
+    assert ways == {"one": {"dense"}, "two": {"lowrank"}}
+    assert [(rule.get("gpu"), rule.get("tokens")) for rule in run_json(out)["plan"]["rules"]] == [
+        (None, [1, 20]),
+        ("NVIDIA*", None),
+        ("cpu", None),
+    ]
+
+
 @pytest.mark.parametrize(
     ("text", "why"),
     [
         ("- {layers: '*', way: fast}", "expected one of neural, lowrank, dense, stock, got 'fast'"),
         ("- {layers: 'nothing*', way: dense}", "'nothing*' decides for no layer of the model"),
+        ("- {layers: 'nothing*', way: dense, tokens: [9, 9]}", "'nothing*' decides for no layer of the"),
+        ("- {layers: '*', way: dense, tokens: 9}", "tokens: expected [from, to], whole numbers from 1"),
     ],
 )
 def test_a_wrong_plan_ends_the_run_with_one_line(folder, tmp_path, text, why):

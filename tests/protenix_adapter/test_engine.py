@@ -11,14 +11,16 @@ import pytest
 import torch
 from conftest import SEQUENCE, protein
 
-from flashbias_fold.errors import DeviceMemoryError, JobError
-from flashbias_fold.pairformer import PairBiasAttention, Plan, TriangleAttention
+from flashbias_fold.errors import DeviceMemoryError, JobError, UsageError
+from flashbias_fold.factorize.store import FactorFile
+from flashbias_fold.pairformer import PairBiasAttention, Plan, Rule, TriangleAttention
 from flashbias_fold.protenix_adapter import engine as engine_module
 from flashbias_fold.protenix_adapter import swap
 from flashbias_fold.protenix_adapter.engine import CHUNK_LADDER, Engine
 from flashbias_fold.protenix_adapter.features import featurize, seed_everything
-from flashbias_fold.protenix_adapter.models import build_config
+from flashbias_fold.protenix_adapter.models import build_config, demo_model
 from flashbias_fold.protenix_adapter.writer import write_prediction
+from flashbias_fold.resources import resource
 
 CPU = torch.device("cpu")
 # Two chains of one entity and a ligand, so that copies, tokens of single atoms and an ion are all there.
@@ -306,3 +308,139 @@ def test_pdb_and_pae_are_written_on_demand(engine, tmp_path):
             assert pae["pae"].shape == pae["pde"].shape == (n_token, n_token)
             assert pae["token_chain"].shape == (n_token,)
             assert set(pae["token_chain"]) == set(cif.chain_id)
+
+
+# Plans whose rules hold for some sizes and devices
+
+SMALL, LARGE = protein("small", SEQUENCE[:12]), protein("large", SEQUENCE[:20])
+FACTORS = Rule("*.tri_att_*", "lowrank", 4, 1.0, reach=2)
+BY_SIZE = Plan("by size", (Rule("*", "dense", gpu="cpu", tokens=(1, 15)), Rule("conf*", "stock"), FACTORS))
+
+
+def ways(prediction):
+    return {layer["way"] for layer in prediction.layers if "tri_att" in layer["name"]}
+
+
+@pytest.fixture
+def changing(engine):
+    """The engine of `dense`, for other plans; its own is put back."""
+    yield engine("dense")
+    engine("dense").use(Plan.for_bias("dense"))
+
+
+def test_layers_change_with_the_size_and_change_back(changing, random_model):
+    expected = {}
+    for document, rules in ((SMALL, (Rule("*", "dense"),)), (LARGE, BY_SIZE.rules[1:])):
+        alone = Engine(
+            random_model, Plan("alone", rules), device=CPU, dtype="fp32", samples=2, steps=3, cycles=2
+        )
+        expected[document["name"]] = alone.predict(document, 1)
+    changing.use(BY_SIZE)
+    for document in (SMALL, LARGE, LARGE, SMALL):
+        found, right = changing.predict(document, 1), expected[document["name"]]
+        assert torch.equal(found.output["coordinate"], right.output["coordinate"])
+        assert found.layers == right.layers
+        assert ways(found) == ({"dense"} if document is SMALL else {"lowrank"})
+        assert any(name["name"].startswith("confidence") for name in found.layers) == (document is SMALL)
+
+
+def test_the_size_decides_for_ready_features_too(changing):
+    changing.use(BY_SIZE)
+    for document, expected in ((LARGE, {"lowrank"}), (SMALL, {"dense"})):
+        seed_everything(1)
+        assert ways(changing.predict_features(featurize(document, changing.config), 1)) == expected
+
+
+def test_layers_are_put_only_when_the_rules_change(changing, monkeypatch):
+    put, apply = [], swap.apply
+
+    def noted(model, plan, network_of):
+        put.append(plan)
+        return apply(model, plan, network_of)
+
+    monkeypatch.setattr(swap, "apply", noted)
+    changing.use(BY_SIZE)
+    changing.predict(SMALL, 1)
+    put.clear()
+    for document in (LARGE, LARGE, SMALL, SMALL, LARGE):
+        changing.predict(document, 1)
+    assert [plan.rules for plan in put] == [BY_SIZE.rules[1:], BY_SIZE.rules, BY_SIZE.rules[1:]]
+    # Who looks at layers before a prediction sees those for the size of the last one.
+    changing.use(BY_SIZE)
+    changing.predict(LARGE, 1)
+    assert len(put) == 4 and put[-1].rules == BY_SIZE.rules[1:]
+
+
+def test_a_condition_on_the_device_is_looked_at(changing, monkeypatch):
+    plan = Plan("by device", (Rule("*", "dense", gpu="NVIDIA H200*"), Rule("*.tri_att_*", "stock")))
+    changing.use(plan)
+    assert ways(changing.predict(SMALL, 1)) == set()
+    monkeypatch.setattr(changing, "_gpu", "NVIDIA H200 NVL")
+    assert ways(changing.predict(SMALL, 1)) == {"dense"}
+    monkeypatch.setattr(changing, "_gpu", "NVIDIA H100")
+    assert ways(changing.predict(SMALL, 1)) == set()
+
+
+def test_a_retry_with_smaller_chunks_keeps_the_layers(changing, monkeypatch):
+    changing.use(BY_SIZE)
+    changing.predict(SMALL, 1)
+    real, seen = changing._forward, []
+
+    def failing(features):
+        seen.append(changing.swap)
+        if len(seen) == 1:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory.")
+        return real(features)
+
+    monkeypatch.setattr(changing, "_forward", failing)
+    prediction = changing.predict(LARGE, 1)
+    assert len(seen) == 2 and seen[0] is seen[1] and prediction.chunk_size == CHUNK_LADDER[1]
+    assert ways(prediction) == {"lowrank"}
+
+
+@pytest.mark.parametrize("times", [1, len(CHUNK_LADDER)])
+def test_running_out_of_memory_while_layers_are_put_leaves_nothing_half_done(changing, monkeypatch, times):
+    changing.use(BY_SIZE)
+    changing.predict(SMALL, 1)
+    put_all, left = swap._put_all, [None] * times
+
+    def failing(*arguments):
+        put_all(*arguments)
+        if left:
+            left.pop()
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory.")
+
+    monkeypatch.setattr(swap, "_put_all", failing)
+    if times == 1:
+        assert ways(changing.predict(LARGE, 1)) == {"lowrank"}
+    else:
+        with pytest.raises(DeviceMemoryError):
+            changing.predict(LARGE, 1)
+    assert not left and ways(changing.predict(SMALL, 1)) == {"dense"}
+
+
+def test_a_plan_that_is_wrong_somewhere_is_refused_at_once(changing, tmp_path):
+    """Not when, hours later, an input has the size; the layers are the stock ones then."""
+    idle = Plan("idle", (Rule("*", "dense"), Rule("*.tri_att_*", "stock", tokens=(1, 9))))
+    with pytest.raises(UsageError, match="decides for no layer of the model"):
+        changing.use(idle)
+    assert changing.predict(LARGE, 1).layers == []
+    networks = FactorFile.load(resource("data", "demo", "factors.safetensors"))
+    networks.model, networks.weights = changing.model.name, changing.model.weights
+    networks.save(tmp_path / "f.safetensors")
+    far = Rule("*.tri_att_*", "neural", 99, 1.0, 0, tmp_path / "f.safetensors", tokens=(5000, None))
+    with pytest.raises(UsageError, match="asks for rank 99"):
+        changing.use(Plan("far", (far, Rule("*", "dense"))))
+    assert changing.predict(LARGE, 1).layers == []
+
+
+def test_networks_are_read_once(monkeypatch, components):
+    plan = Plan.load(resource("configs", "plans", "demo.yaml"))
+    plan = replace(plan, rules=(replace(plan.rules[0], gpu="cpu", tokens=(1, 15)), *plan.rules[1:]))
+    load, loaded = FactorFile.load, []
+    monkeypatch.setattr(FactorFile, "load", lambda path: loaded.append(path) or load(path))
+    made = Engine(demo_model(), plan, device=CPU, dtype="fp32", samples=1, steps=1, cycles=1)
+    components.install_for(LARGE)
+    for document, expected in ((SMALL, {"dense"}), (LARGE, {"dense", "neural"})) * 2:
+        assert ways(made.predict(document, 1)) == expected
+    assert len(loaded) == 1

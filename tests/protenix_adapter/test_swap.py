@@ -15,6 +15,7 @@ from flashbias_fold.protenix_adapter.models import Model, build_config, checkpoi
 CPU = torch.device("cpu")
 IN_DIFFUSION, REST = "diffusion_module.*", Rule("*", "stock")
 DENSE = Plan("dense there", (Rule(IN_DIFFUSION, "dense"), REST))
+STOCK = Plan.for_bias("stock")
 SAMPLES, STEPS, LAYERS = 3, 3, 4
 
 
@@ -22,9 +23,7 @@ SAMPLES, STEPS, LAYERS = 3, 3, 4
 def engine(random_model, components):
     """Stock, for plans that are put on it; the trunk's dropout and its random numbers come from the seed."""
     components.install_for(protein())
-    return Engine(
-        random_model, Plan.for_bias("stock"), device=CPU, dtype="fp32", samples=SAMPLES, steps=STEPS, cycles=1
-    )
+    return Engine(random_model, STOCK, device=CPU, dtype="fp32", samples=SAMPLES, steps=STEPS, cycles=1)
 
 
 @pytest.fixture
@@ -36,20 +35,19 @@ def with_plan(engine):
         network.enable_efficient_fusion,
         dict(engine._chunks),
     )
-    stock = engine.swap
 
     def predict(plan, *, cache=True, fusion=True, chunk=5, seed=1):
         network.enable_diffusion_shared_vars_cache, network.enable_efficient_fusion = cache, fusion
         engine._chunks["sample_diffusion_chunk_size"] = chunk
-        engine.swap = swap.apply(network, plan)
+        engine.use(plan)
         try:
             return engine.predict(protein(), seed)
         finally:
-            engine.swap.restore()
+            engine.use(STOCK)
 
     yield predict
     network.enable_diffusion_shared_vars_cache, network.enable_efficient_fusion = settings[:2]
-    engine._chunks, engine.swap = settings[2], stock
+    engine._chunks = settings[2]
 
 
 @pytest.fixture
@@ -94,7 +92,7 @@ def test_diffusion_looks_at_the_pairs_once_and_gives_what_stock_gives(
     with_plan, attended, made, cache, fusion, chunk
 ):
     options = {"cache": cache, "fusion": fusion, "chunk": chunk}
-    with_plan(Plan.for_bias("stock"), **options)
+    with_plan(STOCK, **options)
     expected = attended()
     prediction = with_plan(DENSE, **options)
     assert relative(attended(), expected) < 1e-5
@@ -109,7 +107,7 @@ def test_diffusion_looks_at_the_pairs_once_and_gives_what_stock_gives(
 
 def test_the_bias_matters_to_diffusion(with_plan, attended, monkeypatch):
     """Otherwise the agreement above would say nothing."""
-    with_plan(Plan.for_bias("stock"))
+    with_plan(STOCK)
     expected = attended()
     monkeypatch.setattr(PairBiasAttention, "_bias", lambda *_: {})
     with_plan(DENSE)
@@ -120,11 +118,11 @@ def test_each_prediction_and_seed_looks_anew(with_plan, engine, made):
     """In one swap: each has a pair representation of its own, whatever was before."""
     expected = {seed: with_plan(DENSE, seed=seed).output["coordinate"] for seed in (2, 1)}
     made.clear()
-    engine.swap = swap.apply(engine.network, DENSE)
+    engine.use(DENSE)
     for seed in (1, 2, 1):
         assert torch.equal(engine.predict(protein(), seed).output["coordinate"], expected[seed])
     assert made["fused"] == 3 * LAYERS
-    engine.swap.restore()
+    engine.use(STOCK)
 
 
 def test_factors_in_diffusion_are_made_once_and_measured(with_plan, made):
@@ -144,7 +142,7 @@ def test_factors_in_diffusion_are_made_once_and_measured(with_plan, made):
 def test_layers_that_stay_stock_get_what_stock_gives_them(with_plan, attended, made, fusion):
     """Where only some are replaced, the others go on to look at the pairs in every step."""
     plan = Plan("some", (Rule("diffusion_module.*.blocks.[13].*", "dense"), REST))
-    with_plan(Plan.for_bias("stock"), fusion=fusion)
+    with_plan(STOCK, fusion=fusion)
     expected = attended()
     with_plan(plan, fusion=fusion)
     assert relative(attended(), expected) < 1e-5
@@ -183,18 +181,18 @@ def test_nothing_is_kept_when_diffusion_ends(with_plan, engine):
     assert held == [{}] * LAYERS
 
 
-def test_an_error_in_a_step_leaves_no_source_behind(with_plan, engine, monkeypatch):
+def test_an_error_in_a_step_leaves_no_source_behind(engine, monkeypatch):
     def failing(*_, **__):
         raise ZeroDivisionError
 
+    engine.use(DENSE)
     with pytest.raises(ZeroDivisionError), monkeypatch.context() as patched:
         patched.setattr(engine.network.diffusion_module, "f_forward", failing)
-        patched.setattr(swap.Swap, "restore", lambda self: None)
-        with_plan(DENSE)
+        engine.predict(protein(), 1)
     (denoising,) = {id(layer._keep): layer._keep for layer in engine.network.modules()
                     if isinstance(layer, PairBiasAttention)}.values()  # fmt: skip
     assert denoising.source is None
-    engine.swap.restore()
+    engine.use(STOCK)
 
 
 def test_restore_leaves_no_trace(engine):
@@ -222,10 +220,10 @@ def test_weights_may_be_loaded_before_or_after(engine, with_plan):
     state = {name: value.clone() for name, value in network.state_dict().items()}
     expected = with_plan(DENSE).output["coordinate"]
     network.load_state_dict({name: torch.zeros_like(value) for name, value in state.items()})
-    engine.swap = swap.apply(network, DENSE)
+    engine.use(DENSE)
     network.load_state_dict(state)
     assert torch.equal(engine.predict(protein(), 1).output["coordinate"], expected)
-    engine.swap.restore()
+    engine.use(STOCK)
 
 
 def test_the_ablation_is_one_of_triangles(engine):
@@ -248,7 +246,69 @@ def test_a_pattern_sees_all_layers_and_no_atoms(engine):
         "diffusion_module": 4,
     }
     with pytest.raises(UsageError, match="'\\*atom\\*' decides for no layer of the model"):
-        swap.apply(engine.network, Plan("x", (Rule("*atom*", "dense"),)))
+        swap.check(engine.network, Plan("x", (Rule("*atom*", "dense"),)))
+
+
+ALL, TRIANGLES = "*", "*.tri_att_*"
+
+
+@pytest.mark.parametrize(
+    "rules",
+    [
+        # What comes first holds for some inputs only.
+        (Rule(ALL, "dense", tokens=(1, 1024)), Rule(TRIANGLES, "stock")),
+        (Rule(ALL, "dense", gpu="NVIDIA H200"), Rule(TRIANGLES, "stock")),
+        (Rule(ALL, "dense", gpu="NVIDIA H200"), Rule(TRIANGLES, "stock", gpu="NVIDIA*")),
+        (Rule(ALL, "dense", gpu="a"), Rule(ALL, "dense", gpu="a?"), Rule(TRIANGLES, "stock", gpu="a*")),
+        (Rule(ALL, "dense", gpu="NVIDIA A?*"), Rule(TRIANGLES, "stock", gpu="NVIDIA A*")),
+        (Rule(ALL, "dense", gpu="NVIDIA*", tokens=(1, 9)), Rule(TRIANGLES, "stock", gpu="NVIDIA H200")),
+        (Rule(ALL, "dense", tokens=(1, 9)), Rule(ALL, "dense", tokens=(11, 12)), Rule(ALL, "stock")),
+        (Rule(ALL, "dense", tokens=(1, 9)), Rule(ALL, "stock", tokens=(9, 10))),
+        (Rule(ALL, "dense", gpu="cpu"), Rule(ALL, "stock", tokens=(500, None))),
+        # `none` is no way of attention with pair bias.
+        (Rule(ALL, "none"), Rule(ALL, "stock", gpu="cpu")),
+    ],
+)
+def test_a_rule_that_decides_somewhere_is_let_be(engine, rules):
+    swap.check(engine.network, Plan("x", rules))
+
+
+@pytest.mark.parametrize(
+    "rules",
+    [
+        (Rule(ALL, "dense"), Rule(TRIANGLES, "stock", tokens=(1, 5))),
+        (Rule(ALL, "dense"), Rule(TRIANGLES, "stock", gpu="NVIDIA H200")),
+        (Rule(ALL, "dense", gpu="*"), Rule(TRIANGLES, "stock")),
+        (Rule(ALL, "dense", gpu="NVIDIA*"), Rule(TRIANGLES, "stock", gpu="NVIDIA H200*", tokens=(7, None))),
+        (Rule(ALL, "dense", gpu="NVIDIA*"), Rule(TRIANGLES, "stock", gpu="NVIDIA A10?")),
+        (Rule(ALL, "dense", tokens=(1, 9)), Rule(TRIANGLES, "stock", tokens=(2, 9))),
+        (
+            Rule(ALL, "dense", tokens=(1, 9)),
+            Rule(ALL, "dense", tokens=(10, None)),
+            Rule(TRIANGLES, "stock"),
+        ),
+        (
+            Rule(ALL, "dense", tokens=(1, 9)),
+            Rule(ALL, "dense", gpu="a"),
+            Rule(TRIANGLES, "stock", gpu="a", tokens=(5, 99)),
+        ),
+    ],
+)
+def test_a_rule_that_decides_nowhere_is_refused(engine, rules):
+    with pytest.raises(UsageError, match=r"'\*\.tri_att_\*' decides for no layer of the model"):
+        swap.check(engine.network, Plan("x", rules))
+
+
+def test_an_error_while_layers_are_put_leaves_the_stock_ones(engine):
+    before = dict(engine.network.named_modules())
+
+    def network_of(name, rule):
+        if name == "pairformer_stack.blocks.2.tri_att_end":
+            raise MemoryError
+
+    with pytest.raises(MemoryError):
+        swap.apply(engine.network, Plan.for_bias("dense"), network_of)
+    assert all(module is before[name] for name, module in engine.network.named_modules())
 
 
 def test_blocks_are_replaced_where_their_ending_node_is(engine):
