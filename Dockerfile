@@ -31,7 +31,7 @@ RUN useradd --home-dir "$HOME" flashbias \
 WORKDIR /opt/flashbias-fold
 COPY requirements/ requirements/
 COPY scripts/install.sh scripts/
-RUN scripts/install.sh --venv venv --set gpu --requirements-only
+RUN scripts/install.sh --venv venv --set gpu --cluster --requirements-only
 
 COPY pyproject.toml README.md LICENSE ./
 COPY configs/ configs/

@@ -9,6 +9,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "format": ("cif", "pdb", "both"),
     "msa_server": ("protenix", "colabfold"),
 }
+ENGINES = ("local", "ray")
 FACTOR_NETWORKS = ("sketch", "means")
 MAX_SEED = 2**32 - 1  # what every generator that is seeded accepts
 

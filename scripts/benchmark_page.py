@@ -22,7 +22,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from flashbias_fold.bench.chart import Line, Panel, Point, chart
 
 FOLDER = Path(__file__).parents[1] / "docs" / "benchmarks"
-PAGES = (FOLDER / "README.md", FOLDER.parent / "benchmarks.md")
+PAGES = (FOLDER / "README.md", FOLDER.parent / "benchmarks.md", FOLDER.parent / "campaigns.md")
 NOT_MEASURED = "Not measured yet.\n"
 STAGES = ("trunk", "diffusion", "confidence")
 _PLACE = re.compile(r"(<!-- (\w+) (\S+)((?: \S+)*) -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -105,6 +105,37 @@ def _cell(row: dict[str, Any] | None) -> str:
         return "-"
     share = row["share_of_floor"]
     return f"{row['median_ms']:.3g}" + (f" ({100 * share:.0f} %)" if share else "")
+
+
+# Campaigns
+
+
+def throughput(_: str, data: dict[str, Any]) -> str:
+    """Jobs an hour by the number of workers, and what handing them out costs."""
+    rounds, options, handing_out = data["rounds"], data["options"], data["handing_out"]
+    lines = [
+        (
+            words,
+            _range([row[name]["per_hour"] for row in rounds]),
+            f"{statistics.median(row[name]['per_hour'] / row['one']['per_hour'] for row in rounds):.2f}",
+        )
+        for name, words in (
+            ("one", "one worker of one thread"),
+            ("two", "two workers of one thread"),
+            ("one_with_all_cores", f"one worker of {data['machine']['cores']} threads"),
+        )
+    ]
+    where = f"{data['machine']['cpu']}, {data['machine']['cores']} cores; Ray {data['versions']['ray']}"
+    changed = ", changed" if data["changed"] else ""
+    said = (
+        f"{where}. {options['jobs']} proteins of {options['tokens']} residues by the demonstration model, "
+        f"{options['steps']} steps, in {len(rounds)} interleaved rounds. A worker waited "
+        f"{1000 * handing_out['seconds_each']:.1f} ms for its next job while {handing_out['queued']:,} were "
+        f"queued: {100 * handing_out['share_of_ten_seconds']:.2f} % of a job of ten seconds. Measured on "
+        f"{data['date'][:10]} at commit {data['commit'][:12]}{changed}."
+    )
+    shown = table(("", "jobs an hour", "times as many"), lines)
+    return f"{shown}\n{textwrap.fill(said, _WIDTH, break_on_hyphens=False)}\n"
 
 
 # Whole predictions
@@ -536,6 +567,7 @@ BLOCKS: dict[str, Callable[..., str]] = {
     "floors": floors,
     "launches": launches,
     "targets": targets,
+    "throughput": throughput,
     "memory": memory,
     "largest": largest,
 }

@@ -5,13 +5,14 @@ set -euo pipefail
 
 usage() {
     cat <<'USAGE'
-usage: scripts/install.sh [--venv DIR] [--set auto|cpu|gpu] [--dev] [--editable] [--requirements-only]
+usage: scripts/install.sh [--venv DIR] [--set auto|cpu|gpu] [--cluster] [--dev] [--editable] [--requirements-only]
 
   --venv DIR            install into this virtual environment, and create it if it is not there
                         (default: the environment that $PYTHON, or python3, belongs to)
   --set SET             the requirements: gpu, cpu, or auto (default): $FLASHBIAS_FOLD_SET, else those that
                         the environment already has, else gpu where nvidia-smi finds a GPU, else cpu
-  --dev                 also what the tests and the linters need
+  --cluster             also Ray, for predict --engine ray (80 MB more to download)
+  --dev                 also Ray, and what the tests and the linters need
   --editable            use the code of this folder in place, instead of a copy of it
   --requirements-only   everything but flashbias-fold itself
 
@@ -23,12 +24,13 @@ USAGE
 say() { printf 'install: %s\n' "$*"; }
 die() { printf 'install: %s\n' "$*" >&2; exit 1; }
 
-venv='' set=auto dev='' editable='' requirements_only=''
+venv='' set=auto cluster='' dev='' editable='' requirements_only=''
 while [ $# -gt 0 ]; do
     case $1 in
         --venv) [ $# -ge 2 ] || die '--venv needs a folder'; venv=$2; shift ;;
         --set) [ $# -ge 2 ] || die '--set needs auto, cpu or gpu'; set=$2; shift ;;
-        --dev) dev=yes ;;
+        --cluster) cluster=yes ;;
+        --dev) cluster=yes dev=yes ;;
         --editable) editable=yes ;;
         --requirements-only) requirements_only=yes ;;
         -h | --help) usage; exit ;;
@@ -113,6 +115,14 @@ if needed requirements "$stamp" "the $set requirements ($size; some minutes)"; t
     "$python" -c 'import rdkit.Chem.Draw' 2>/dev/null ||
         say "rdkit misses a library of this machine. On Debian and Ubuntu: apt install libxrender1 libxext6"
     done_with requirements "$stamp"
+fi
+
+if [ -n "$cluster" ]; then
+    stamp="cluster $(hash_of requirements/cluster.txt)"
+    if needed cluster "$stamp" 'Ray, for campaigns'; then
+        pip_install -r requirements/cluster.txt
+        done_with cluster "$stamp"
+    fi
 fi
 
 if [ -n "$dev" ]; then

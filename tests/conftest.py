@@ -37,6 +37,8 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 # The files that take longest, in that order: begun late, one of them would be run while all else is done.
 LONGEST = (
     "test_gradients.py",
+    "test_ray_faults.py",
+    "test_ray_campaign.py",
     "test_compare.py",
     "test_resume.py",
     "test_train_demo.py",

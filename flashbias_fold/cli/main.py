@@ -5,17 +5,22 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import functools
+import json
 import logging
 import os
 import sys
 import traceback
 import warnings
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
 
 from flashbias_fold.cli import signals, streams
 from flashbias_fold.cli.parser import parse
-from flashbias_fold.errors import FlashbiasError
+from flashbias_fold.errors import FlashbiasError, UsageError
+
+if TYPE_CHECKING:
+    from flashbias_fold.predict import RunResult, Settings
+    from flashbias_fold.predict.progress import Reporter
 
 FAILED = 1
 WRONG = 2
@@ -86,16 +91,33 @@ def _given(options: argparse.Namespace) -> dict[str, Any]:
 
 def _predict(options: argparse.Namespace) -> int:
     from flashbias_fold.cli.render import render_result
-    from flashbias_fold.predict import Settings, predict
+    from flashbias_fold.predict import Settings
     from flashbias_fold.predict.progress import Reporter
 
     given = _given(options)
+    engine, where = given.pop("engine"), {key: given.pop(key) for key in ("address", "devices")}
     settings = Settings(**given)
     with Reporter(quiet=options.quiet) as reporter:
-        result = predict(settings, reporter)
+        result = _engine(engine, where)(settings, reporter)
     if result.jobs and not options.quiet:
         render_result(result)
     return result.exit_status
+
+
+def _engine(name: str, where: dict[str, Any]) -> Callable[[Settings, Reporter], RunResult]:
+    """What predicts, of which `where` tells where it runs."""
+    if name == "ray":
+        from flashbias_fold.campaign.run import campaign
+        from flashbias_fold.campaign.settings import Cluster, require_ray
+
+        require_ray()
+        return functools.partial(campaign, cluster=Cluster(**where))
+    for option, value in where.items():
+        if value is not None:
+            raise UsageError(f"--{option}: is for --engine ray, not for {name}")
+    from flashbias_fold.predict import predict
+
+    return predict
 
 
 def _compare(options: argparse.Namespace) -> int:
@@ -119,6 +141,15 @@ def _fetch(options: argparse.Namespace) -> int:
     from flashbias_fold.fetch import fetch
 
     fetch(options.name, quiet=options.quiet)
+    return 0
+
+
+def _status(options: argparse.Namespace) -> int:
+    from flashbias_fold.campaign.status import described, status_of
+
+    status = status_of(options.folder)
+    if not options.quiet:
+        streams.say(json.dumps(status, indent=2) if options.json else described(status))
     return 0
 
 
@@ -206,6 +237,7 @@ def _bench_model(options: argparse.Namespace) -> int:
 _BENCHMARKS = {"kernels": _bench_kernels, "model": _bench_model}
 _COMMANDS = {
     "predict": _predict,
+    "status": _status,
     "compare": _compare,
     "fetch": _fetch,
     "calibrate": _calibrate,

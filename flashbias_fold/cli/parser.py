@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Sequence
 
 from flashbias_fold import __version__
-from flashbias_fold.cli.options import bench, calibrate, compare, doctor, fetch, plan, predict
+from flashbias_fold.cli.options import bench, calibrate, compare, doctor, fetch, plan, predict, status
 from flashbias_fold.cli.options.common import Parser
 
 _MAIN_EPILOG = """\
@@ -15,6 +15,7 @@ examples:
   flashbias-fold fetch protenix_base_default_v1.0.0    get official weights, once
   flashbias-fold predict target.json --out preds/      predict every job of a Protenix JSON file
   flashbias-fold predict targets.fasta --out preds/    one job for each record, chains separated by ':'
+  flashbias-fold status preds/                         how a run stands, in another terminal
   flashbias-fold compare targets/ --out cmp/           is it the same as stock, and how much faster: a page
   flashbias-fold calibrate --inputs targets/ --out f.safetensors
                                                        train factor networks for a model
@@ -36,7 +37,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"flashbias-fold {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=Parser)
-    for command in (predict, compare, fetch, calibrate, plan, bench, doctor):
+    for command in (predict, status, compare, fetch, calibrate, plan, bench, doctor):
         command.add(commands)
     return parser
 

@@ -6,10 +6,11 @@ import csv
 import errno
 import fcntl
 import io
+import math
 import os
 import shutil
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -67,7 +68,8 @@ class OutputFolder:
         self._lock.write(f"process {os.getpid()} on {socket.gethostname()}\n")
         self._lock.flush()
         self._sweep()
-        self._reports = {report["name"]: report for report in self._find_reports()}
+        for report in self._find_reports():
+            self.note(report)
         return self
 
     def __exit__(
@@ -95,21 +97,32 @@ class OutputFolder:
 
     def note(self, report: dict[str, Any]) -> None:
         """A job is complete; the summary will have it."""
-        self._reports[report["name"]] = report
+        # Thousands of them are kept, so only what the summary says.
+        small = {key: report[key] for key in (*_SUMMARY_COLUMNS, "samples") if key in report}
+        self._reports[report["name"]] = small
 
     def forget(self, name: str) -> None:
         """A job's results are about to be replaced."""
         self._reports.pop(name, None)
 
-    def write_summary(self) -> None:
-        """`summary.csv`: a row for each sample of every complete job in the folder, by name."""
+    def write_summary(self, *, best_first: bool = False) -> None:
+        """`summary.csv`: a row for each sample of every complete job in the folder, by name or by score."""
         text = io.StringIO()
         table = csv.DictWriter(text, _SUMMARY_COLUMNS, extrasaction="ignore", lineterminator="\n")
         table.writeheader()
-        for name, report in sorted(self._reports.items()):
-            for sample in report["samples"]:
-                table.writerow({**report, **sample, "cif": f"{name}/{sample['cif']}"})
+        rows = [
+            {**report, **sample, "cif": f"{name}/{sample['cif']}"}
+            for name, report in sorted(self._reports.items())
+            for sample in report["samples"]
+        ]
+        table.writerows(sorted(rows, key=_by_score) if best_first else rows)
         write_atomic(self.path / SUMMARY, text.getvalue())
+
+
+def _by_score(row: Mapping[str, Any]) -> float:
+    """The best first, and last what has no score."""
+    score = row.get("ranking_score")
+    return -score if isinstance(score, int | float) and math.isfinite(score) else math.inf
 
 
 class JobFolder:

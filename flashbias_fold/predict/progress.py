@@ -29,6 +29,7 @@ class Reporter:
         self._stage = ""
         self._stage_start = time.monotonic()
         self._last_line = time.monotonic()
+        self._last_tally = time.monotonic()
 
     def __enter__(self) -> Reporter:
         if self._display:
@@ -69,6 +70,18 @@ class Reporter:
         if self._display:
             self._display.job_done()
         self.line(f"[{self._done}/{self._jobs}] {self._job}: {text}")
+
+    def tally(self, text: str, done: int) -> None:
+        """How jobs that are done side by side go: so many are over, and a line on all of them.
+
+        On a terminal it is always there, elsewhere it comes now and then.
+        """
+        self._done = done
+        if self._display:
+            self._display.tally(text, done)
+        elif time.monotonic() - self._last_tally >= _PLAIN_INTERVAL_S:
+            self._last_tally = time.monotonic()
+            self.line(f"[{done:,}/{self._jobs:,}] {text}")
 
     def stage(self, name: str) -> None:
         """A stage of the current job begins."""
@@ -130,6 +143,9 @@ class _Live:
     def job_done(self) -> None:
         self._progress.update(self._all, advance=1)
         self._progress.update(self._now, visible=False)
+
+    def tally(self, text: str, done: int) -> None:
+        self._progress.update(self._all, description=text, completed=done, visible=True)
 
     def stage(self, name: str) -> None:
         self._progress.reset(self._now, description=f"{self._name}: {name}", total=None, visible=True)

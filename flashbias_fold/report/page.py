@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from string import Template
@@ -11,6 +9,7 @@ from typing import Any
 
 from flashbias_fold.report import markup
 from flashbias_fold.report.charts import STAGES, error_bar, scatter, stacked_bar
+from flashbias_fold.report.document import document, framed, listed
 from flashbias_fold.report.markup import data, interval, name, text
 from flashbias_fold.resources import resource
 
@@ -61,8 +60,8 @@ def page(report: Report) -> str:
         ValueError: A number is not finite, which JSON cannot hold.
     """
     style, script = _file("page.css"), _file("page.js")
-    return Template(_file("page.html")).substitute(
-        policy=_policy(style, script),
+    return document(
+        _file("page.html"),
         style=style,
         script=script,
         json=_embedded(_drawn(report)),
@@ -82,18 +81,6 @@ def page(report: Report) -> str:
 
 def _file(file: str) -> str:
     return resource("report", file).read_text(encoding="utf-8")
-
-
-def _policy(style: str, script: str) -> str:
-    """Nothing may be fetched, and of styles and scripts only the page's own run."""
-    return (
-        f"default-src 'none'; script-src '{_digest(script)}'; style-src '{_digest(style)}'; "
-        "base-uri 'none'; form-action 'none'"
-    )
-
-
-def _digest(content: str) -> str:
-    return "sha256-" + base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()
 
 
 def _embedded(content: object) -> str:
@@ -184,21 +171,12 @@ def _measures(report: Report) -> str:
         )
     noise = _swatch(report, verdict["noise"]) if verdict["noise"] else "noise"
     head = f'<th scope="col">{_swatch(report, verdict["method"])}</th><th scope="col">{noise}</th>'
-    return _framed(
+    return framed(
         "What the verdict rests on",
         f'<thead><tr><th scope="col">compared with {name(report["methods"][0]["label"])}</th>{head}'
         '<th scope="col">negligible</th><th scope="col">verdict</th></tr></thead>'
         f"<tbody>{''.join(rows)}</tbody>",
         kind="measures",
-    )
-
-
-def _framed(caption: str, inner: str, kind: str) -> str:
-    """A table that is moved sideways in its own frame where the screen is narrow."""
-    return (
-        f'<p class="caption">{text(caption)}</p>'
-        f'<div class="frame" role="region" tabindex="0" aria-label="{text(caption)}">'
-        f'<table class="{kind}" aria-label="{text(caption)}">{inner}</table></div>'
     )
 
 
@@ -212,7 +190,7 @@ def _overall(report: Report) -> str:
         cells += [f"<td>{interval(row['measures'].get(one), _UNITS[one][1])}</td>" for one in shown]
         lines.append(f'<tr><th scope="row">{_swatch(report, row["method"])}</th>{"".join(cells)}</tr>')
     level = data(report["verdict"]["level"], lambda value: f"{100 * value:g} %")
-    return _framed(
+    return framed(
         "Means over the entries, and their intervals",
         f'<thead><tr><th scope="col">method</th><th scope="col" class="words">verdict</th>{head}</tr></thead>'
         f"<tbody>{''.join(lines)}</tbody>",
@@ -293,7 +271,7 @@ def _layer_table(report: Report, row: Report) -> str:
     heads = ("layer", "way", "rank", "reach", "error of its output", "mean", "largest", "fallbacks")
     head = "".join(f'<th scope="col">{title}</th>' for title in heads)
     opened = " open" if row["method"] == report["verdict"]["method"] else ""
-    table = _framed(
+    table = framed(
         "Errors that the layers certify, relative to the exact bias",
         f"<thead><tr>{head}</tr></thead><tbody>{''.join(lines)}</tbody>",
         kind="layers",
@@ -327,7 +305,7 @@ def _entries(report: Report) -> str:
                 f'<tr><th scope="row">{name(entry["name"])}</th>'
                 f"<td>{_swatch(report, result['method'])}</td>{cells}</tr>"
             )
-    return _framed(
+    return framed(
         "Every entry by every method; a column's title sorts by it",
         f"<thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody>",
         kind="entries sortable",
@@ -396,21 +374,8 @@ def _provenance(report: Report) -> str:
         "seeds": ", ".join(data(seed, markup.whole) for seed in made["seeds"]),
         "runs": f"{data(made['repeats'], markup.whole)} measured, methods taking turns, after "
         f"{data(made['warm_ups'], markup.whole)} to warm up",
-        "plans": _listed(plans),
-        "machine": _listed(made["machine"]),
-        "versions": _listed(made["versions"]),
+        "plans": listed(plans),
+        "machine": listed(made["machine"]),
+        "versions": listed(made["versions"]),
     }
     return "".join(f"<dt>{label}</dt><dd>{value}</dd>" for label, value in groups.items() if value)
-
-
-def _listed(pairs: Mapping[str, Any]) -> str:
-    lines = [
-        f"<li>{text(key)} <strong>{_plain(value)}</strong></li>"
-        for key, value in pairs.items()
-        if value is not None
-    ]
-    return f"<ul>{''.join(lines)}</ul>" if lines else ""
-
-
-def _plain(value: str | float) -> str:
-    return text(value) if isinstance(value, str) else data(value, lambda number: f"{number:g}")

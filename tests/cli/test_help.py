@@ -10,7 +10,7 @@ from command_line import call, environment, run
 from flashbias_fold import __version__
 from flashbias_fold.cli.parser import build_parser
 
-COMMANDS = ["predict", "compare", "calibrate", "plan", "bench", "fetch", "doctor"]
+COMMANDS = ["predict", "status", "compare", "calibrate", "plan", "bench", "fetch", "doctor"]
 HELP = [["--help"], ["-h"], *([command, "--help"] for command in COMMANDS), ["predict", "-h"]]
 HEAVY = {
     "torch",
@@ -23,6 +23,7 @@ HEAVY = {
     "Bio",
     "gemmi",
     "ml_collections",
+    "ray",
     "yaml",
 }
 

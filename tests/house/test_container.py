@@ -57,7 +57,7 @@ def test_the_code_and_what_it_ships_are_copied() -> None:
 def test_only_the_script_installs_packages_and_first_without_the_code() -> None:
     runs = [rest for rest in arguments("RUN") if "install.sh" in rest]
     command = "scripts/install.sh --venv venv --set gpu"
-    assert runs == [f"{command} --requirements-only", command]
+    assert runs == [f"{command} --cluster --requirements-only", command]
     assert "pip install" not in DOCKERFILE
     order = [rest for word, rest in instructions() if word in ("COPY", "RUN")]
     code = order.index("flashbias_fold/ flashbias_fold/")

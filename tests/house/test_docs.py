@@ -65,7 +65,7 @@ def shown_commands():
     for page in PAGES:
         text = page.read_text().replace("\\\n", " ")
         for line in re.findall(
-            r"^ {4}.*?(flashbias-fold (?:predict|compare|fetch|doctor|bench) .*)$", text, re.MULTILINE
+            r"^ {4}.*?(flashbias-fold (?:predict|status|compare|fetch|doctor|bench) .*)$", text, re.MULTILINE
         ):
             if "[options]" not in line:
                 yield pytest.param(line, id=f"{page.name}: {line[:60]}")
@@ -85,7 +85,7 @@ def test_links_between_pages_lead_somewhere(page):
 def test_report_fields_are_those_of_the_page():
     """The page is checked against the code that makes the report, field by field."""
     page = (ROOT / "docs" / "predict.md").read_text()
-    source = (ROOT / "flashbias_fold" / "predict" / "run.py").read_text()
+    source = (ROOT / "flashbias_fold" / "predict" / "job.py").read_text()
     record = source[source.index("record = {") : source.index("folder.write_seed_record")]
     for field in re.findall(r'^ {12}"(\w+)":', record, re.MULTILINE):
         assert f"`{field}`" in page, field

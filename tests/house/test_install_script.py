@@ -74,7 +74,8 @@ def requirements(name: str) -> list[str]:
 
 COPY = ["--no-deps --force-reinstall ."]
 IN_PLACE = ["--no-deps --editable ."]
-DEV = ["-r requirements/dev.txt -r requirements/dev-cpu.txt"]
+CLUSTER = ["-r requirements/cluster.txt"]
+DEV = [*CLUSTER, "-r requirements/dev.txt -r requirements/dev-cpu.txt"]
 
 
 def test_the_second_time_nothing_is_installed(environment: Environment) -> None:
@@ -93,7 +94,14 @@ def test_tools_for_developers_are_added_to_what_is_there(environment: Environmen
 
 def test_a_set_for_a_gpu_has_its_own_triton(environment: Environment) -> None:
     environment.install("--set", "gpu")
-    assert environment.install("--set", "gpu", "--dev")[2] == ["-r requirements/dev.txt"]
+    assert environment.install("--set", "gpu", "--dev")[2] == [*CLUSTER, "-r requirements/dev.txt"]
+
+
+def test_ray_is_added_to_what_is_there(environment: Environment) -> None:
+    environment.install("--editable")
+    assert environment.install("--editable", "--cluster")[2] == CLUSTER
+    assert environment.install("--editable", "--cluster")[2] == []
+    assert environment.install("--editable", "--dev")[2] == DEV[1:]
 
 
 def test_in_place_and_as_a_copy(environment: Environment) -> None:

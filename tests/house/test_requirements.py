@@ -57,10 +57,11 @@ def pins(name: str) -> dict[str, str]:
     return found
 
 
-def declared() -> dict[str, Requirement]:
-    """The dependencies of pyproject.toml."""
+def declared(extra: str | None = None) -> dict[str, Requirement]:
+    """The dependencies of pyproject.toml, or those of an extra."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    requirements = [Requirement(line) for line in project["dependencies"]]
+    lines = project["optional-dependencies"][extra] if extra else project["dependencies"]
+    requirements = [Requirement(line) for line in lines]
     return {canonicalize_name(requirement.name): requirement for requirement in requirements}
 
 
@@ -72,17 +73,24 @@ def test_every_declared_dependency_is_pinned_within_its_bounds(name: str) -> Non
         assert pinned[package] in requirement.specifier
 
 
+def test_the_extra_is_pinned_within_its_bounds() -> None:
+    pinned = pins("cluster")
+    assert all(
+        pinned[package] in requirement.specifier for package, requirement in declared("cluster").items()
+    )
+
+
 def test_protenix_is_the_same_everywhere() -> None:
     assert pins("protenix") == {"protenix": str(declared()["protenix"].specifier).removeprefix("==")}
 
 
 def test_the_sets_differ_in_torch_alone() -> None:
-    cpu, gpu, dev = pins("cpu"), pins("gpu"), pins("dev")
+    cpu, gpu, dev, cluster = pins("cpu"), pins("gpu"), pins("dev"), pins("cluster")
     differing = {package for package in cpu.keys() & gpu.keys() if cpu[package] != gpu[package]}
     assert differing == {"torch"}
-    for package, version in dev.items():
-        for name, other in (("cpu", cpu), ("gpu", gpu)):
-            assert other.get(package, version) == version, f"dev.txt and {name}.txt pin another {package}"
+    for package, version in [*dev.items(), *cluster.items()]:
+        for name, other in (("cpu", cpu), ("gpu", gpu), ("dev", dev), ("cluster", cluster)):
+            assert other.get(package, version) == version, f"{name}.txt pins another {package}"
 
 
 def test_triton_is_there_for_the_tests_whatever_the_set() -> None:
@@ -107,7 +115,7 @@ def test_the_pins_are_what_protenix_pins(name: str) -> None:
             assert package == "scikit-learn-extra"
 
 
-@pytest.mark.parametrize("name", [*SETS, "dev"])
+@pytest.mark.parametrize("name", [*SETS, "cluster", "dev"])
 def test_what_a_pinned_package_needs_is_pinned_too(name: str) -> None:
     """Else two installations differ. Only packages that are installed here, as pinned, can be asked."""
     pinned = pins(name)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from flashbias_fold.choices import CHOICES
+from flashbias_fold.choices import CHOICES, ENGINES
 from flashbias_fold.cli.options import values
 from flashbias_fold.cli.options.common import add_common, add_model, add_predictions
 
@@ -23,6 +23,8 @@ output, in Protenix's own tree:
   DIR/NAME/error.json     instead, why the job failed
   DIR/summary.csv         a row for each sample of every job
   DIR/run.json            arguments, versions, status by job
+  DIR/NAME/log.txt        with --engine ray, what was said of the job
+  DIR/campaign.html       with --engine ray, the whole campaign as a page
 
 A job whose outputs are complete is skipped, so an interrupted run is continued by the same command.
 Nothing contacts a network unless --msa-server is given: sequences are confidential.
@@ -31,6 +33,7 @@ examples:
   flashbias-fold predict target.json --out preds/ --bias stock          untouched Protenix, timed
   flashbias-fold predict targets/ --out preds/ --seeds 1,2,3 --samples 5
   flashbias-fold predict target.fasta --out preds/ --msa-server colabfold
+  flashbias-fold predict targets/ --out preds/ --engine ray             on every GPU of this machine
 """
 
 
@@ -62,8 +65,29 @@ def add(commands: Any) -> None:
         "--plan",
         metavar="FILE",
         type=values.path,
-        help="for --bias flashbias: which layers are computed by factors, of which rank, within which error "
-        "(docs/plans.md; default: none)",
+        help="for --bias flashbias: which layers are computed by factors, of which rank, within which error, "
+        "on which GPUs and at which sizes (docs/plans.md; default: the one that ships for the model, if any)",
     )
     add_predictions(command, seeds="seeds, separated by commas (default: modelSeeds of the job, else 101)")
+    campaign = command.add_argument_group("campaign")
+    campaign.add_argument(
+        "--engine",
+        choices=ENGINES,
+        default="local",
+        help="local: one job after the other, here; ray: many at once, on all GPUs of this machine or of a "
+        "cluster, what dies being replaced (docs/campaigns.md; needs the extra [cluster]; default: local)",
+    )
+    campaign.add_argument(
+        "--address",
+        metavar="A",
+        help="for --engine ray: the cluster to join, as HOST:PORT or 'auto' for the one of this machine "
+        "(default: one of its own on this machine, which ends with it)",
+    )
+    campaign.add_argument(
+        "--devices",
+        metavar="N",
+        type=values.count,
+        help="for --engine ray: workers on each machine, each with a GPU, or on CPUs with an equal share of "
+        "the cores and of the memory (default: every GPU, or a worker for every 4 cores)",
+    )
     add_common(command)

@@ -1,0 +1,1 @@
+"""Campaigns: thousands of jobs on many devices and machines, with Ray."""
