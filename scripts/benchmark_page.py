@@ -132,7 +132,7 @@ def throughput(_: str, data: dict[str, Any]) -> str:
         f"{options['steps']} steps, in {len(rounds)} interleaved rounds. A worker waited "
         f"{1000 * handing_out['seconds_each']:.1f} ms for its next job while {handing_out['queued']:,} were "
         f"queued: {100 * handing_out['share_of_ten_seconds']:.2f} % of a job of ten seconds. Measured on "
-        f"{data['date'][:10]} at commit {data['commit'][:12]}{changed}."
+        f"{data['date'][:10]} at commit {data['commit'][:12]}{changed}.{_note(data)}"
     )
     shown = table(("", "jobs an hour", "times as many"), lines)
     return f"{shown}\n{textwrap.fill(said, _WIDTH, break_on_hyphens=False)}\n"
@@ -207,14 +207,17 @@ def place(_: str, data: dict[str, Any]) -> str:
         if package in versions
     )
     changed = ", changed" if data["changed"] else ""
-    note = f" {data['note']}" if "note" in data else ""
     said = (
         f"{where}{driver}; {packages}; LayerNorm: {data['layernorm']}. `{options['model']}` with "
         f"{data['weights']} weights, {options['dtype']}; {options['cycles']} cycles, {options['steps']} "
         f"steps, {options['samples']} samples. Measured on {data['date'][:10]} at commit "
-        f"{data['commit'][:12]}{changed}.{note}"
+        f"{data['commit'][:12]}{changed}.{_note(data)}"
     )
     return textwrap.fill(said, _WIDTH, break_on_hyphens=False) + "\n"
+
+
+def _note(data: dict[str, Any]) -> str:
+    return f" {data['note']}" if "note" in data else ""
 
 
 def speed(name: str, data: dict[str, Any]) -> str:

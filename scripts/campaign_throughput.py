@@ -19,7 +19,6 @@ import argparse
 import itertools
 import os
 import random
-import signal
 import statistics
 import subprocess
 import sys
@@ -124,7 +123,7 @@ def hand_out(options: argparse.Namespace, scratch: Path) -> dict[str, Any]:
     deadline = time.monotonic() + PATIENCE_S
     while process.poll() is None and time.monotonic() < deadline:
         if len(list(out.glob("*/report.json"))) >= options.long:
-            process.send_signal(signal.SIGINT)
+            process.terminate()  # an interrupt is ignored by what a shell started in the background
             process.wait()
         time.sleep(0.5)
     process.kill()

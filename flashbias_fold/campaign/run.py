@@ -13,15 +13,15 @@ from flashbias_fold.campaign.cluster import opened
 from flashbias_fold.campaign.crew import Crew, Event, Member
 from flashbias_fold.campaign.lease import Lease, LeaseLostError
 from flashbias_fold.campaign.queue import MOST_ATTEMPTS, Pace, Queue
-from flashbias_fold.campaign.room import in_the_format, no_room, tasks_of
 from flashbias_fold.campaign.settings import Cluster, require_ray
+from flashbias_fold.campaign.tasks import tasks_of
 from flashbias_fold.campaign.worker import Assignment, Description, Done, Stopped
 from flashbias_fold.errors import JobError, SetupError
 from flashbias_fold.files import write_atomic, write_json
 from flashbias_fold.inputs import InputSet, Job, load_inputs
 from flashbias_fold.predict.account import error_json, now
 from flashbias_fold.predict.folder import RUN, OutputFolder
-from flashbias_fold.predict.prepare import decided, plan_of
+from flashbias_fold.predict.prepare import decided, in_the_format, no_room, plan_of
 from flashbias_fold.predict.progress import Reporter
 from flashbias_fold.predict.run import RunResult
 from flashbias_fold.predict.settings import Settings

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 
 from flashbias_fold.errors import SetupError, UsageError
 
-INSTALL = "pip install 'flashbias-fold[cluster]'"
+# Ray alone, as in the extra [cluster]: by the extra, pip would bring along all that Protenix pins and that an
+# environment without a GPU does without.
+INSTALL = "pip install 'ray>=2.40'"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -121,6 +121,7 @@ class Worker:
         self._model: Any = None
         self._engine: Any = None
         self._components: Any = None
+        self._need: Any = None
         self._free_since = time.perf_counter()
         warnings.simplefilter("ignore")
         logging.disable(logging.CRITICAL)
@@ -172,7 +173,7 @@ class Worker:
         import torch
 
         from flashbias_fold.errors import SetupError
-        from flashbias_fold.predict.prepare import engine_of
+        from flashbias_fold.predict.prepare import engine_of, need_of
         from flashbias_fold.protenix_adapter import environment
         from flashbias_fold.protenix_adapter.components import open_components
         from flashbias_fold.protenix_adapter.models import find_model
@@ -184,7 +185,9 @@ class Worker:
             raise SetupError(f"{self._model.checkpoint} is another file than where the campaign was started")
         environment.prepare()
         self._components = open_components()
-        self._engine = engine_of(settings, self._model, assignment.plan, torch.device(settings.device))
+        device = torch.device(settings.device)
+        self._engine = engine_of(settings, self._model, assignment.plan, device)
+        self._need = need_of(settings, self._model, device, self._engine.kernels.attention)
 
     def do(self, job: Job, attempt: int) -> Done | Stopped:
         """One job, and its files; what was said of it is in its log."""
@@ -205,6 +208,7 @@ class Worker:
         from flashbias_fold.predict.account import error_json, now
         from flashbias_fold.predict.folder import OutputFolder
         from flashbias_fold.predict.job import JobRunner
+        from flashbias_fold.predict.prepare import warned
         from flashbias_fold.predict.progress import Reporter
 
         assert self._assignment is not None
@@ -226,7 +230,7 @@ class Worker:
                 reporter,
                 may_write=lambda: lease.check(settings.out, token),
             )
-            outcome = runner.do(job)
+            outcome = runner.do(warned(job, self._need, self._engine.device))
             seconds = time.perf_counter() - start
             if outcome.report is not None:
                 small = {key: value for key, value in outcome.report.items() if key not in _LARGE}

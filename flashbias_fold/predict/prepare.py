@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -80,30 +81,62 @@ def that_fit(inputs: InputSet, settings: Settings, model: Model, device: Any) ->
 
     One that may not fit is warned of.
     """
-    need = need_of(settings, model, device)
+    from flashbias_fold.protenix_adapter.kernels import stock_kernels
+
+    need = need_of(settings, model, device, stock_kernels(device).attention)
+    fitting = _without(inputs, lambda job: _memory_problem(job, need, device))
+    found = in_the_format(fitting, settings)
+    return dataclasses.replace(found, jobs=tuple(warned(job, need, device) for job in found.jobs))
+
+
+def in_the_format(inputs: InputSet, settings: Settings) -> InputSet:
+    """Reject the jobs whose structures the format has no room for."""
+    from flashbias_fold.protenix_adapter.writer import pdb_problem_of
+
+    if settings.format == "cif":
+        return inputs
+    return _without(inputs, lambda job: pdb_problem_of(job.document, n_atom=job.n_atom, n_chain=job.n_chain))
+
+
+def _without(inputs: InputSet, problem_of: Callable[[Job], str | None]) -> InputSet:
+    """Reject the jobs that have a problem."""
     jobs, rejected = [], list(inputs.rejected)
     for job in inputs.jobs:
-        problem = _memory_problem(job, need, device) or _format_problem(job, settings)
+        problem = problem_of(job)
         if problem is None:
-            warning = _memory_warning(job, need, device)
-            jobs.append(dataclasses.replace(job, warnings=(*job.warnings, warning)) if warning else job)
-            continue
-        error = InputError(problem, file=job.source, job=job.name, field="sequences")
-        rejected.append(Rejected(error=error, name=job.name))
+            jobs.append(job)
+        else:
+            rejected.append(Rejected(error=no_room(job, problem), name=job.name))
     return InputSet(jobs=tuple(jobs), rejected=tuple(rejected))
 
 
-def need_of(settings: Settings, model: Model, device: Any) -> Any:
-    """What tells how much memory a job needs, for settings of which everything is decided."""
-    from flashbias_fold.protenix_adapter.kernels import stock_kernels
+def no_room(job: Job, problem: str) -> InputError:
+    """The error of a job that is too large for something."""
+    return InputError(problem, file=job.source, job=job.name, field="sequences")
+
+
+def need_of(settings: Settings, model: Model, device: Any, attention: str) -> Any:
+    """What tells how much memory a job needs, for settings of which everything is decided.
+
+    Args:
+        settings: What was asked for.
+        model: Which model.
+        device: Where it runs, which need not be here.
+        attention: What stock Protenix computes triangle attention with there.
+    """
     from flashbias_fold.protenix_adapter.memory_model import Need
 
     assert settings.samples is not None
     config = build_config(model)
     config.dtype = settings.dtype
     weights = model.checkpoint.stat().st_size
-    attention = stock_kernels(device).attention
     return Need.of(config, weights, settings.samples, device, bias=settings.bias, attention=attention)
+
+
+def warned(job: Job, need: Any, device: Any) -> Job:
+    """The job, with a warning if it is begun although it may not fit what is free now."""
+    warning = _memory_warning(job, need, device)
+    return dataclasses.replace(job, warnings=(*job.warnings, warning)) if warning else job
 
 
 def _memory_problem(job: Job, need: Any, device: Any) -> str | None:
@@ -118,7 +151,7 @@ def _memory_problem(job: Job, need: Any, device: Any) -> str | None:
 
 
 def _memory_warning(job: Job, need: Any, device: Any) -> str | None:
-    """What is said of a job that is begun although it may not fit what is free now."""
+    """What is said of a job that may not fit what is free now."""
     from flashbias_fold.protenix_adapter.memory import free_bytes
 
     free = free_bytes(device)
@@ -135,14 +168,6 @@ def _needed(job: Job, need: Any, device: Any) -> str:
 
 def _gib(size: int) -> str:
     return f"{size / 2**30:.0f} GiB" if size >= 10 * 2**30 else f"{size / 2**30:.1f} GiB"
-
-
-def _format_problem(job: Job, settings: Settings) -> str | None:
-    from flashbias_fold.protenix_adapter.writer import pdb_problem_of
-
-    if settings.format == "cif":
-        return None
-    return pdb_problem_of(job.document, n_atom=job.n_atom, n_chain=job.n_chain)
 
 
 def warnings_of(job: Job, settings: Settings, model: Model) -> list[str]:

@@ -66,4 +66,4 @@ def _decided():
     settings, device = prepare.decided(
         Settings(input="jobs.json", out="out", model="demo", device="cpu"), model
     )
-    return settings, model, device
+    return settings, model, device, "torch"

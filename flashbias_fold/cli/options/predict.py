@@ -75,7 +75,7 @@ def add(commands: Any) -> None:
         choices=ENGINES,
         default="local",
         help="local: one job after the other, here; ray: many at once, on all GPUs of this machine or of a "
-        "cluster, what dies being replaced (docs/campaigns.md; needs the extra [cluster]; default: local)",
+        "cluster, what dies being replaced (docs/campaigns.md; needs Ray; default: local)",
     )
     campaign.add_argument(
         "--address",
