@@ -231,6 +231,7 @@ class Worker:
                 may_write=lambda: lease.check(settings.out, token),
             )
             outcome = runner.do(warned(job, self._need, self._engine.device))
+            runner.tell(job, outcome)
             seconds = time.perf_counter() - start
             if outcome.report is not None:
                 small = {key: value for key, value in outcome.report.items() if key not in _LARGE}

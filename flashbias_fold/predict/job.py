@@ -65,7 +65,7 @@ class JobRunner:
         self.may_write = may_write
 
     def do(self, job: Job) -> Outcome:
-        """One job; an error of its own is noted and told.
+        """One job; an error of its own is noted. `tell` says how it ended.
 
         Raises:
             SetupError: The next job would meet it too; so it is with an OSError.
@@ -80,14 +80,21 @@ class JobRunner:
             if stops_a_run(error):
                 raise
             note_error(self.folder, job.name, error)
-            self.reporter.error(f"error: job '{job.name}': {one_line(error)}")
-            self.reporter.job_done("failed")
             return Outcome(error=error)
+        return Outcome(report=report)
+
+    def tell(self, job: Job, outcome: Outcome) -> None:
+        """Say how a job ended; what is said is true by then, whoever reads it and acts on it."""
+        report = outcome.report
+        if report is None:
+            assert outcome.error is not None
+            self.reporter.error(f"error: job '{job.name}': {one_line(outcome.error)}")
+            self.reporter.job_done("failed")
+            return
         best = max(report["samples"], key=lambda sample: sample["ranking_score"])
         self.reporter.job_done(
             f"done in {report['wall_s']:.1f} s, best sample pTM {best['ptm']:.3f} pLDDT {best['plddt']:.1f}"
         )
-        return Outcome(report=report)
 
     def _predict(self, job: Job, folder: JobFolder) -> dict[str, Any]:
         wanted = identity(self.settings, self.plan.digest, self.weights, job.document)

@@ -155,6 +155,7 @@ class _Run:
         self.result.jobs[job.name] = "failed" if outcome.report is None else "done"
         if outcome.report is not None:
             self.result.reports.append(outcome.report)
+        runner.tell(job, outcome)
 
     def write_run(self, status: str) -> None:
         """`run.json` and `summary.csv` as they stand."""

@@ -166,8 +166,7 @@ def test_without_ray_the_engine_says_what_installs_it(tmp_path):
     jobs, env = write(tmp_path / "jobs.json", *peptides(1)), with_site(tmp_path, HIDE)
     done = run("predict", jobs, "--out", tmp_path / "out", *TINY, *RAY, env=env, check=2)
     assert done.stderr.splitlines() == [
-        "error: --engine ray needs Ray, which is not installed; install it with: "
-        "pip install 'ray>=2.40'"
+        "error: --engine ray needs Ray, which is not installed; install it with: pip install 'ray>=2.40'"
     ]
     assert not (tmp_path / "out").exists()
     run("predict", jobs, "--out", tmp_path / "out", *TINY, env=env, check=0)

@@ -4,6 +4,7 @@ import secrets
 import shutil
 import signal
 import tempfile
+from pathlib import Path
 
 import pytest
 from campaigns import complete, is_running, needs_ray, peptides, running_campaign, until
@@ -31,6 +32,9 @@ def nodes(monkeypatch):
     # With a short path, as there are sockets in it.
     folder = tempfile.mkdtemp(prefix="ray-", dir="/tmp")
     small = {"object_store_memory": 80 * 2**20, "include_dashboard": False, "temp_dir": folder}
+    # Where the test cluster notes its address, in a folder that it takes to be there.
+    monkeypatch.setenv("RAY_TMPDIR", folder)
+    Path(folder, "ray").mkdir()
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "num_gpus": 0, **small})
     cluster.add_small = lambda cores=1: cluster.add_node(num_cpus=cores, num_gpus=0, **small)
     yield cluster
