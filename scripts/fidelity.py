@@ -31,7 +31,7 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any, NoReturn
@@ -342,7 +342,7 @@ class _Plans:
 
         self._path = path
         self._plans = {bias: Plan.for_bias(bias) for bias in ("stock", "dense")}
-        self._plans["flashbias"] = Plan.load(path)
+        self._plans["flashbias"] = _everywhere(Plan.load(path))
 
     def of(self, bias: str) -> Any:
         """The plan of a bias."""
@@ -355,6 +355,12 @@ class _Plans:
             for rule in self.of("flashbias").rules
         ]
         return {"name": self._path.name, "rules": rules, "sha256": self.of("flashbias").digest}
+
+
+def _everywhere(plan: Any) -> Any:
+    """Without the rules of some GPUs and sizes: what factors do is asked also where they gain no time."""
+    kept = tuple(rule for rule in plan.rules if rule.gpu is None and rule.tokens is None)
+    return replace(plan, rules=kept)
 
 
 def _settings(way: Method, plans: _Plans, device: Any, samples: int) -> dict[str, Any]:

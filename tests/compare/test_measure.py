@@ -56,7 +56,8 @@ def a_prediction(rankings=(0.5,), atoms=None, seconds=(1.0, 2.0, 3.0, 4.0), memo
         ],
     }
     stages = dict(zip(TIMED, seconds, strict=True))
-    return Prediction(Features({}, atoms), output, stages, memory, memory)
+    peaks = dict.fromkeys(stages, memory)
+    return Prediction(Features({}, atoms), output, stages, peaks, memory, memory)
 
 
 # Runs

@@ -13,7 +13,7 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 # Options of other programs that the pages show.
 FOREIGN = {
     "--rm", "--gpus", "--user", "--volume", "--tag", "--nv", "--bind", "--wheel-dir", "--no-deps",
-    "--venv", "--set", "--editable", "--nproc-per-node",
+    "--venv", "--set", "--editable", "--cluster", "--nproc-per-node",
 }  # fmt: skip
 
 
