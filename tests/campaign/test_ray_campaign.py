@@ -1,6 +1,7 @@
 """A campaign with two workers, of which some die, whose driver dies, and that the same command continues."""
 
 import csv
+import json
 import os
 import signal
 import time
@@ -51,9 +52,9 @@ def local(jobs):
 
 @pytest.fixture(scope="module")
 def story(jobs):
-    """The folder, the jobs whose workers were killed, what was complete as the driver was, and the end."""
+    """What was done to a campaign, and what was seen of it."""
     out = jobs.parent / "campaign"
-    killed = []
+    killed, said = [], {}
     with running_campaign(jobs, out) as driver:
         for number in range(DEATHS):
             until(lambda: len(complete(out)) >= 20 * (number + 1), driver)  # noqa: B023 (called at once)
@@ -62,13 +63,21 @@ def story(jobs):
             killed.append(name)
         until(lambda: len(complete(out)) >= 100, driver)
         deaths = until(lambda: run_json(out)["campaign"]["deaths"] == DEATHS, driver)
+        said["during"] = status(out)
         driver.kill()
         driver.wait()
+    said["left alone"] = status(out)
     time.sleep(3)  # its workers end without it; what they write until then counts
     before = states(out)
     assert deaths and 100 <= len(complete(out)) < GOOD
     again = campaign(jobs, out, check=1)
-    return out, killed, before, again
+    said["after"] = status(out)
+    return out, killed, before, again, said
+
+
+def status(out):
+    """What another terminal is told."""
+    return json.loads(run("status", out, "--json", check=0).stdout)
 
 
 def states(out):
@@ -81,7 +90,7 @@ def states(out):
 
 
 def test_every_job_that_can_be_done_is_complete(story):
-    out, killed, _, _ = story
+    out, killed, *_ = story
     names = {f"job{number:03d}" for number in range(GOOD)}
     assert complete(out) == names
     assert len(set(killed)) == DEATHS
@@ -91,7 +100,7 @@ def test_every_job_that_can_be_done_is_complete(story):
 
 
 def test_no_job_was_done_twice(story):
-    out, killed, before, _ = story
+    out, killed, before, *_ = story
     after = states(out)
     assert before and {path: state for path, state in after.items() if path in before} == before
     for name in complete(out):
@@ -108,7 +117,7 @@ def test_the_bytes_are_those_of_the_plain_run(story, local):
 
 
 def test_the_others_are_reported_with_their_reasons(story, local):
-    out, _, _, again = story
+    out, _, _, again, _ = story
     for (job, field), line in zip(INVALID, run_json(out)["rejected"], strict=True):
         assert field in line["error"]
         assert f"error: {line['error']}" in again.stderr.splitlines()
@@ -120,7 +129,7 @@ def test_the_others_are_reported_with_their_reasons(story, local):
 
 
 def test_the_folder_says_how_it_went(story):
-    out, _, before, again = story
+    out, _, before, again, _ = story
     said = run_json(out)
     states = list(said["jobs"].values())
     assert said["status"] == "done" and said["engine"] == "ray"
@@ -131,6 +140,22 @@ def test_the_folder_says_how_it_went(story):
     assert {worker["state"] for worker in said["campaign"]["workers"]} == {"idle"}
     assert f"{states.count('skipped')} of {GOOD + 1} jobs already complete, skipped" in again.stderr
     assert "<html" in (out / "campaign.html").read_text()
+
+
+def test_status_says_how_it_goes_meanwhile_and_how_it_ended(story):
+    said = story[-1]
+    during, left, after = said["during"], said["left alone"], said["after"]
+    assert [entry["state"] for entry in (during, left, after)] == ["running", "stopped", "done"]
+    assert during["driver"]["alive"] and not left["driver"]["alive"]
+    # The file is some seconds old, in each of which a few of these jobs are done.
+    assert during["counts"]["done"] >= 50 and during["per_hour"] > 0 and during["remaining_s"] > 0
+    assert len(during["workers"]) == 2
+    assert {"pid", "host"} <= during["driver"].keys()
+    for entry in (during, left, after):
+        assert sum(entry["counts"].values()) == GOOD + 1 + len(INVALID)
+    ended = after["counts"]
+    assert ended["done"] + ended["skipped"] == GOOD
+    assert (ended["failed"], ended["invalid"], ended["running"], ended["pending"]) == (1, len(INVALID), 0, 0)
 
 
 def test_the_summary_begins_with_the_best(story):
