@@ -234,7 +234,7 @@ def speed(name: str, data: dict[str, Any]) -> str:
             *(_three(run.median(stage)) for stage in STAGES),
             _times(base.get(run.tokens), run, "trunk"),
             _three(run.row["first_s"]) if run.row.get("first_s") else "",
-            f"{run.row['peak_memory_bytes'] / 2**30:.2f}",
+            _peak(run.row),
         )
         for run in found
     ]
@@ -413,33 +413,30 @@ def memory(_: str, data: dict[str, Any], *others: str) -> str:
         for row in other["rows"]
         if row["method"] == "dense"
     }
+    needs = [_need(data, bias) for bias in ("stock", "dense")]
     lines = []
     for tokens, row in sorted(stock.items()):
-        cells = [_peak(row), _modelled(data, "stock", tokens)]
+        of_stock, of_ours = (f"{need.bytes_of(tokens) / 2**30:.2f}" for need in needs)
+        measured, less = "", ""
         if tokens in ours:
-            less = 1 - ours[tokens]["peak_memory_bytes"] / row["peak_memory_bytes"]
-            cells += [_peak(ours[tokens]), _modelled(data, "dense", tokens), f"{100 * less:.0f} %"]
-        else:
-            cells += ["", _modelled(data, "dense", tokens), ""]
-        lines.append((tokens, *cells))
+            measured = _peak(ours[tokens])
+            less = f"{100 * (1 - ours[tokens]['peak_memory_bytes'] / row['peak_memory_bytes']):.0f} %"
+        lines.append((tokens, _peak(row), of_stock, measured, of_ours, less))
     return table(("N", "stock GiB", "by the model", "dense GiB", "by the model", "less"), lines)
 
 
 def largest(_: str, data: dict[str, Any]) -> str:
     """The most tokens that fit GPUs of some sizes, by the model."""
-    lines = []
-    for size in _MEMORIES_GB:
-        stock, ours = (_need(data, bias).largest(int(_USABLE * size * 1e9)) for bias in ("stock", "dense"))
-        lines.append((f"{size} GB", f"{stock:,}", f"{ours:,}"))
+    needs = [_need(data, bias) for bias in ("stock", "dense")]
+    lines = [
+        (f"{size} GB", *(f"{need.largest(int(_USABLE * size * 1e9)):,}" for need in needs))
+        for size in _MEMORIES_GB
+    ]
     return table(("memory of the GPU", "N, stock", "N, dense"), lines)
 
 
 def _peak(row: dict[str, Any]) -> str:
     return f"{row['peak_memory_bytes'] / 2**30:.2f}"
-
-
-def _modelled(data: dict[str, Any], bias: str, tokens: int) -> str:
-    return f"{_need(data, bias).bytes_of(tokens) / 2**30:.2f}"
 
 
 def _need(data: dict[str, Any], bias: str) -> Any:

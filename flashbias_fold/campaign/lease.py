@@ -56,7 +56,7 @@ class Lease:
     def __enter__(self) -> Lease:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            self._own.write_text(json.dumps({"token": self.token, **_this_process()}) + "\n")
+            self._own.write_text(json.dumps({"token": self.token, **this_process()}) + "\n")
         except OSError as error:
             raise UsageError(f"--out: cannot write to {self.folder}: {error.strerror}") from error
         try:
@@ -125,9 +125,9 @@ class Lease:
 
     def _lives(self, holder: dict[str, Any]) -> bool:
         """Whether the holder goes on: on its machine its process tells, elsewhere its last sign of life."""
-        here = _this_process()
+        here = this_process()
         if all(holder.get(key) == here[key] for key in ("host", "boot", "pid_namespace")):
-            return holder.get("started") == _start_of(holder.get("pid"))
+            return holder.get("started") == start_of(holder.get("pid"))
         try:
             with self._path.open() as file:  # opened, so that a network file system asks its server
                 touched = os.fstat(file.fileno()).st_mtime
@@ -177,18 +177,19 @@ def _read(path: Path) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def _this_process() -> dict[str, Any]:
+def this_process() -> dict[str, Any]:
+    """What tells this process from all others, here and elsewhere, before and after."""
     return {
         "host": socket.gethostname(),
         "pid": os.getpid(),
-        "started": _start_of(os.getpid()),
+        "started": start_of(os.getpid()),
         # Containers may share a host's name, and a host its name with the next one to have it.
         "boot": _text(Path("/proc/sys/kernel/random/boot_id")),
         "pid_namespace": _link("/proc/self/ns/pid"),
     }
 
 
-def _start_of(pid: object) -> int | None:
+def start_of(pid: object) -> int | None:
     """When a process was started, in ticks since the machine was; None if there is none."""
     fields = _text(Path(f"/proc/{pid}/stat")).rpartition(")")[2].split()
     return int(fields[19]) if len(fields) > 19 and fields[0] not in "ZX" else None

@@ -21,7 +21,7 @@ from flashbias_fold.files import write_atomic, write_json
 from flashbias_fold.inputs import InputSet, Job, load_inputs
 from flashbias_fold.predict.account import error_json, now
 from flashbias_fold.predict.folder import RUN, OutputFolder
-from flashbias_fold.predict.prepare import decided, in_the_format, no_room, plan_of
+from flashbias_fold.predict.prepare import decided, gib, in_the_format, no_room, plan_of
 from flashbias_fold.predict.progress import Reporter
 from flashbias_fold.predict.run import RunResult
 from flashbias_fold.predict.settings import Settings
@@ -343,8 +343,8 @@ class _Campaign:
             largest = max(member.description.memory for member in self.crew.living if member.description)
             error = no_room(
                 self.jobs[task.name],
-                f"{self.jobs[task.name].n_token} tokens need about {_gib(task.needed)} on "
-                f"{self.settings.device}, the largest worker has {_gib(largest)}",
+                f"{self.jobs[task.name].n_token} tokens need about {gib(task.needed)} on "
+                f"{self.settings.device}, the largest worker has {gib(largest)}",
             )
             self.over += 1
             note_error(self.folder, task.name, error)
@@ -465,10 +465,6 @@ class _Campaign:
 def _last_line(error: Exception) -> str:
     """What was raised in a worker, without the trace that Ray puts before it."""
     return str(error).strip().splitlines()[-1]
-
-
-def _gib(size: int) -> str:
-    return f"{size / 2**30:.0f} GiB" if size >= 10 * 2**30 else f"{size / 2**30:.1f} GiB"
 
 
 def _span(seconds: float) -> str:

@@ -18,7 +18,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-from flashbias_fold.campaign.lease import STALE_S, holder_of
+from flashbias_fold.campaign.lease import STALE_S, holder_of, start_of, this_process
 from flashbias_fold.errors import UsageError
 from flashbias_fold.files import read_json
 from flashbias_fold.predict.folder import ERROR, LOCK, REPORT, RUN, JobFolder
@@ -172,7 +172,7 @@ def _process(
     """
     if host != socket.gethostname() or not seen:
         return {"host": host, "pid": pid, "alive": None, "began_after": False}
-    start = _start_of(pid)
+    start = _moment(start_of(pid))
     alive = start is not None and (by is None or start <= by + _SKEW_S)
     began_after = alive and start is not None and updated is not None and start > updated + 1
     return {"host": host, "pid": pid, "alive": alive, "began_after": began_after}
@@ -180,16 +180,8 @@ def _process(
 
 def _is_of_here(lease: Mapping[str, Any]) -> bool:
     """Whether a process's number means the same here: containers and restarts give the same ones again."""
-    boot = _text(Path("/proc/sys/kernel/random/boot_id")).strip()
-    namespace = str(Path("/proc/self/ns/pid").readlink())
-    return lease.get("boot", boot) == boot and lease.get("pid_namespace", namespace) == namespace
-
-
-def _start_of(pid: int) -> float | None:
-    """When a process of this machine was started, None if there is none."""
-    # The name of the program, in brackets, may hold anything.
-    fields = _text(Path("/proc", str(pid), "stat")).rpartition(")")[2].split()
-    return _moment(int(fields[19])) if len(fields) > 19 and fields[0] not in "ZX" else None
+    here = this_process()
+    return all(lease.get(key, here[key]) == here[key] for key in ("boot", "pid_namespace"))
 
 
 def _moment(ticks: float | None) -> float | None:

@@ -230,7 +230,8 @@ class Worker:
                 reporter,
                 may_write=lambda: lease.check(settings.out, token),
             )
-            outcome = runner.do(warned(job, self._need, self._engine.device))
+            (job,) = warned((job,), self._need, self._engine.device)
+            outcome = runner.do(job)
             runner.tell(job, outcome)
             seconds = time.perf_counter() - start
             if outcome.report is not None:

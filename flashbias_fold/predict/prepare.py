@@ -86,7 +86,7 @@ def that_fit(inputs: InputSet, settings: Settings, model: Model, device: Any) ->
     need = need_of(settings, model, device, stock_kernels(device).attention)
     fitting = _without(inputs, lambda job: _memory_problem(job, need, device))
     found = in_the_format(fitting, settings)
-    return dataclasses.replace(found, jobs=tuple(warned(job, need, device) for job in found.jobs))
+    return dataclasses.replace(found, jobs=warned(found.jobs, need, device))
 
 
 def in_the_format(inputs: InputSet, settings: Settings) -> InputSet:
@@ -133,10 +133,21 @@ def need_of(settings: Settings, model: Model, device: Any, attention: str) -> An
     return Need.of(config, weights, settings.samples, device, bias=settings.bias, attention=attention)
 
 
-def warned(job: Job, need: Any, device: Any) -> Job:
-    """The job, with a warning if it is begun although it may not fit what is free now."""
-    warning = _memory_warning(job, need, device)
-    return dataclasses.replace(job, warnings=(*job.warnings, warning)) if warning else job
+def warned(jobs: tuple[Job, ...], need: Any, device: Any) -> tuple[Job, ...]:
+    """The jobs, with a warning for those that are begun although they may not fit what is free now."""
+    from flashbias_fold.protenix_adapter.memory import free_bytes
+
+    free = free_bytes(device)
+    if all(need.bytes_of(job.n_token) <= free for job in jobs):
+        return jobs
+    then = "smaller chunks are tried if it runs out" if device.type == "cuda" else "it may be killed"
+    rest = f"{gib(free)} are free: {then}; up to about {need.largest(free):,} tokens fit"
+    return tuple(
+        job
+        if need.bytes_of(job.n_token) <= free
+        else dataclasses.replace(job, warnings=(*job.warnings, f"{_needed(job, need, device)}, {rest}"))
+        for job in jobs
+    )
 
 
 def _memory_problem(job: Job, need: Any, device: Any) -> str | None:
@@ -147,26 +158,15 @@ def _memory_problem(job: Job, need: Any, device: Any) -> str | None:
     # A GPU that has no room says so in time; then smaller chunks are tried: what they spare is allowed for.
     if need.bytes_of(job.n_token) <= at_hand * (2 if device.type == "cuda" else 1):
         return None
-    return f"{_needed(job, need, device)}, there are {_gib(at_hand)}"
-
-
-def _memory_warning(job: Job, need: Any, device: Any) -> str | None:
-    """What is said of a job that may not fit what is free now."""
-    from flashbias_fold.protenix_adapter.memory import free_bytes
-
-    free = free_bytes(device)
-    if need.bytes_of(job.n_token) <= free:
-        return None
-    then = "smaller chunks are tried if it runs out" if device.type == "cuda" else "it may be killed"
-    fits = f"up to about {need.largest(free):,} tokens fit"
-    return f"{_needed(job, need, device)}, {_gib(free)} are free: {then}; {fits}"
+    return f"{_needed(job, need, device)}, there are {gib(at_hand)}"
 
 
 def _needed(job: Job, need: Any, device: Any) -> str:
-    return f"{job.n_token} tokens need about {_gib(need.bytes_of(job.n_token))} on {device}"
+    return f"{job.n_token} tokens need about {gib(need.bytes_of(job.n_token))} on {device}"
 
 
-def _gib(size: int) -> str:
+def gib(size: int) -> str:
+    """Bytes in words."""
     return f"{size / 2**30:.0f} GiB" if size >= 10 * 2**30 else f"{size / 2**30:.1f} GiB"
 
 

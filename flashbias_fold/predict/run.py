@@ -68,11 +68,11 @@ def predict(settings: Settings, reporter: Reporter | None = None) -> RunResult:
         reporter.error(f"error: {rejected.error}")
     if not inputs.jobs:
         return result
-    plan_of(settings, model)  # a mistake in it leaves no folder
+    plan = plan_of(settings, model)  # a mistake in it leaves no folder
     if model.banner:
         reporter.line(model.banner)
     with OutputFolder(settings.out) as folder:
-        return _Run(settings, model, device, inputs, folder, reporter, components, result).go()
+        return _Run(settings, model, plan, device, inputs, folder, reporter, components, result).go()
 
 
 class _Run:
@@ -82,6 +82,7 @@ class _Run:
         self,
         settings: Settings,
         model: Model,
+        plan: Any,
         device: Any,
         inputs: InputSet,
         folder: OutputFolder,
@@ -98,7 +99,7 @@ class _Run:
         self.components = components
         self.result = result
         self.weights = model.weights
-        self.plan = plan_of(settings, model)
+        self.plan = plan
         self.started = now()
 
     def go(self) -> RunResult:

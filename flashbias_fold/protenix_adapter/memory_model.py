@@ -123,8 +123,7 @@ class Need:
         heads = self._heads(pair)
         block = _CPU_FEATURES + _EXACT * (_ATTENDED * heads * _HEAD_WIDTH + 4 * pair)
         if self.scores_kept:
-            rows = min(chunk_rows(self.config, n_token) or n_token, n_token)
-            block += _SCORE_TENSORS * rows * heads * _EXACT
+            block += _SCORE_TENSORS * self._rows(n_token) * heads * _EXACT
         confidence = max(
             block + (self.samples - 1) * _LOGITS,
             _CPU_FEATURES + 8 * pair * _EXACT + self.samples * _CPU_SAMPLE,
@@ -134,7 +133,7 @@ class Need:
 
     def _widest(self, n_token: int, pair: int, width: int, *, outer: bool) -> int:
         """Bytes a pair within the layer of pairs, or with `outer` of the alignment too, that needs most."""
-        rows = min(chunk_rows(self.config, n_token) or n_token, n_token)
+        rows = self._rows(n_token)
         hidden: float = _HIDDEN * pair * width
         if self.ours:
             hidden = min(hidden, 2 * PIECE_BYTES / n_token**2)
@@ -144,6 +143,10 @@ class Need:
         if self.scores_kept:
             layers.append(4 * pair * width + _SCORE_TENSORS * rows * self._heads(pair) * width)
         return int(max(layers))
+
+    def _rows(self, n_token: int) -> int:
+        """That are attended at once."""
+        return min(chunk_rows(self.config, n_token) or n_token, n_token)
 
     def _heads(self, pair: int) -> int:
         widened = bool(self.config.model.pairformer.hidden_scale_up)

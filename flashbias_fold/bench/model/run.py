@@ -272,6 +272,8 @@ def _check_memory(
     tokens: int, options: ModelOptions, model: Model, device: torch.device, able: list[Method]
 ) -> None:
     """Refuse what would have the system end the process; a GPU says by itself what does not fit."""
+    if device.type == "cuda":
+        return
     there = available_bytes(device)
     assert options.samples is not None
     weights = model.checkpoint.stat().st_size if model.checkpoint.is_file() else 0
@@ -286,7 +288,7 @@ def _check_memory(
         ).bytes_of(tokens)
         for method in able
     )
-    if device.type != "cuda" and needed > there:
+    if needed > there:
         raise UsageError(
             f"--{'input' if options.input else 'tokens'}: {tokens} tokens need about "
             f"{needed / 2**30:,.0f} GiB of memory, and there are {there / 2**30:,.0f}"
