@@ -21,6 +21,7 @@ from flashbias_fold.protenix_adapter.kernels import stock_kernels, usable_dtype
 from flashbias_fold.protenix_adapter.memory import CHUNK_LADDER, DeviceMemory, chunk_rows
 from flashbias_fold.protenix_adapter.models import Model, build_config
 from flashbias_fold.protenix_adapter.networks import Find, networks_of, no_networks
+from flashbias_fold.protenix_adapter.ordered_sums import OrderedSums
 
 
 class Observer(Protocol):
@@ -122,6 +123,8 @@ class Engine:
             load_weights(self.network, model.checkpoint, trust=trust_checkpoint)
         else:
             initialise(self.network)
+        if device.type == "cuda":  # a CPU adds in order as it is
+            OrderedSums(self.network)
         self._chunks = self.config.infer_setting.to_dict()
         self._own_chunk: int | None = None
         self.swap = swap.Swap(self.network, swap.STOCK)

@@ -1,0 +1,84 @@
+"""Sums over the atoms of each token in a fixed order, so that a GPU gives the same bytes in every run.
+
+Protenix averages atoms into tokens by `scatter_add_`, which on a GPU adds in the order in which threads come: the
+last bits differ from run to run, and after 200 denoising steps so do the structures. Nothing else in its inference
+depends on such an order. Here the atoms of a token are added one after the other, as they stand in the input.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+
+class OrderedSums:
+    """Stands in for the forward of a model's atom encoders, on the instance, until it is removed.
+
+    Args:
+        model: A Protenix model.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        from protenix.model.modules.transformer import AtomAttentionEncoder
+
+        self._encoders = [part for part in model.modules() if isinstance(part, AtomAttentionEncoder)]
+        for encoder in self._encoders:
+            encoder.forward = partial(_run_in_order, encoder.forward)
+
+    def remove(self) -> None:
+        """Put the encoders' own forwards back."""
+        for encoder in self._encoders:
+            vars(encoder).pop("forward", None)
+        self._encoders = []
+
+
+def _run_in_order(forward: Callable[..., Any], *args: Any, **options: Any) -> Any:
+    with _OrderedScatter():
+        return forward(*args, **options)
+
+
+class _OrderedScatter(TorchFunctionMode):
+    """Has `scatter_add_` over rows add in order, while it is entered; of counts any order gives the same."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if func is Tensor.scatter_add_:
+            out, dim, index, rows = args
+            if rows.dim() > 1 and dim in (-2, rows.dim() - 2):
+                return out.add_(sum_rows(rows, _one_for_all(index), out.shape[dim]))
+        return func(*args, **(kwargs or {}))
+
+
+def _one_for_all(index: Tensor) -> Tensor:
+    """Return the index of the rows, which is repeated for every column and, in inference, for every sample."""
+    index = index[..., 0]
+    while index.dim() > 1:
+        assert index.stride(0) == 0 or len(index) == 1
+        index = index[0]
+    return index
+
+
+def sum_rows(rows: Tensor, index: Tensor, n: int) -> Tensor:
+    """Sum the rows of the same index, in their order, in fp32.
+
+    Args:
+        rows: (..., rows, columns).
+        index: (rows): which of the sums each belongs to.
+        n: How many sums there are.
+
+    Returns:
+        (..., n, columns).
+    """
+    order = torch.argsort(index, stable=True)
+    starts = torch.searchsorted(index[order], torch.arange(n + 1, device=index.device))
+    batch = rows.index_select(-2, order).float().reshape(-1, *rows.shape[-2:])
+    sums = torch.segment_reduce(
+        batch, "sum", offsets=starts.expand(len(batch), -1).contiguous(), axis=1, unsafe=True, initial=0
+    )
+    return sums.reshape(*rows.shape[:-2], n, rows.shape[-1]).to(rows.dtype)
