@@ -123,8 +123,7 @@ class Engine:
             load_weights(self.network, model.checkpoint, trust=trust_checkpoint)
         else:
             initialise(self.network)
-        if device.type == "cuda":  # a CPU adds in order as it is
-            OrderedSums(self.network)
+        self.sums = OrderedSums(self.network) if device.type == "cuda" else None  # a CPU adds in order
         self._chunks = self.config.infer_setting.to_dict()
         self._own_chunk: int | None = None
         self.swap = swap.Swap(self.network, swap.STOCK)

@@ -1,8 +1,9 @@
 """Sums over the atoms of each token in a fixed order, so that a GPU gives the same bytes in every run.
 
-Protenix averages atoms into tokens by `scatter_add_`, which on a GPU adds in the order in which threads come: the
-last bits differ from run to run, and after 200 denoising steps so do the structures. Nothing else in its inference
-depends on such an order. Here the atoms of a token are added one after the other, as they stand in the input.
+Protenix averages atoms into tokens by `scatter_add_`, which on a GPU adds in the order in which threads come:
+the last bits differ from run to run, and after 200 denoising steps so do the structures. Nothing else in its
+inference depends on such an order. Here the atoms of a token are added one after the other, as they stand in
+the input.
 """
 
 from __future__ import annotations
@@ -56,7 +57,7 @@ class _OrderedScatter(TorchFunctionMode):
 
 
 def _one_for_all(index: Tensor) -> Tensor:
-    """Return the index of the rows, which is repeated for every column and, in inference, for every sample."""
+    """Return the index of the rows, which is repeated for every column and sample."""
     index = index[..., 0]
     while index.dim() > 1:
         assert index.stride(0) == 0 or len(index) == 1

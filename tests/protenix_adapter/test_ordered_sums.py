@@ -46,7 +46,9 @@ def test_the_order_is_that_of_the_rows():
 def test_a_models_atom_encoders_use_it_and_can_be_put_back(random_model, components, monkeypatch):
     job = protein(sequence="MTPAVTTYKL")
     components.install_for(job)
-    engine = Engine(random_model, Plan.for_bias("stock"), device=CPU, dtype="fp32", samples=2, steps=2, cycles=1)
+    engine = Engine(
+        random_model, Plan.for_bias("stock"), device=CPU, dtype="fp32", samples=2, steps=2, cycles=1
+    )
     stock = engine.predict(job, 101).output["coordinate"]
     calls = []
     monkeypatch.setattr(
