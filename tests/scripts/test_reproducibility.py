@@ -1,25 +1,32 @@
 """The script about reproducibility, on a CPU, where all runs give the same bytes."""
 
 import json
-import subprocess
 import sys
 
+import pytest
 from conftest import ROOT
 
-SCRIPT = ROOT / "scripts" / "reproducibility.py"
+sys.path.insert(0, str(ROOT / "scripts"))
+from reproducibility import main
+
 SMALL = ("--model", "demo", "--device", "cpu", "--tokens", "12", "--steps", "2", "--cycles", "1")
 
 
-def measure(*options):
-    return subprocess.run(
-        [sys.executable, SCRIPT, *SMALL, *map(str, options)], capture_output=True, text=True, check=False
-    )
+@pytest.fixture
+def measure(monkeypatch):
+    """The script with options, in this process; its exit status."""
+
+    def run(*options):
+        monkeypatch.setattr(sys, "argv", ["reproducibility.py", *SMALL, *map(str, options)])
+        return main()
+
+    return run
 
 
-def test_runs_are_compared_and_recorded(tmp_path):
+def test_runs_are_compared_and_recorded(measure, tmp_path, capsys):
     record = tmp_path / "record.json"
-    done = measure("--rounds", 1, "--json", record)
-    assert done.returncode == 0, done.stderr
+    assert measure("--rounds", 1, "--json", record) == 0
+    capsys.readouterr()
     written = json.loads(record.read_text())
     assert len(written["bytes"]) == 6
     assert all(row["same"] for row in written["bytes"])
@@ -28,15 +35,14 @@ def test_runs_are_compared_and_recorded(tmp_path):
     # Another process gives the same bytes, and one whose record says otherwise is told apart.
     written["bytes"][0]["sha256"] = "0"
     record.write_text(json.dumps(written))
-    other = measure("--rounds", 0, "--against", record)
-    assert other.returncode == 1
-    assert other.stdout.count("as in the other process") == 5
-    assert other.stdout.count("unlike the other process") == 1
+    assert measure("--rounds", 0, "--against", record) == 1
+    printed = capsys.readouterr().out
+    assert printed.count(", as in the other process") == 5
+    assert printed.count(", unlike the other process") == 1
 
 
-def test_a_record_of_something_else_is_refused(tmp_path):
+def test_a_record_of_something_else_is_refused(measure, tmp_path, capsys):
     other = tmp_path / "other.json"
     other.write_text("[]")
-    done = measure("--against", other)
-    assert done.returncode == 2
-    assert done.stderr == f"error: --against: {other} is no record of this script\n"
+    assert measure("--against", other) == 2
+    assert capsys.readouterr().err == f"error: --against: {other} is no record of this script\n"
