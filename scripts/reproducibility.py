@@ -53,8 +53,6 @@ def main() -> int:
     except FlashbiasError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    if options.json:
-        write_json(options.json, record)
     ordered = [row for row in record["bytes"] if row["ordered"]]
     same = all(row["same"] and row["same_as_other_process"] is not False for row in ordered)
     return 0 if same else 1
@@ -77,27 +75,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     )
     if session.sums is not None:
         session.sums.remove()  # put on and off below
-    rows: list[dict[str, Any]] = []
-    times: list[dict[str, Any]] = []
-    for tokens in options.tokens:
-        features = problem(chain(tokens), session.config, components, 1).features
-        for bias in ("stock", "dense"):
-            kernels = session.kernels
-            plan = None if bias == "stock" else Plan.for_bias(bias)
-            session.take(Method(bias, kernels.attention, kernels.multiplication, plan))
-            for recorded in (True, False) if bias != "stock" else (False,):
-                for ordered in (True, False):
-                    row = compare_runs(session, features, recorded=recorded, ordered=ordered)
-                    row = {"tokens": tokens, "bias": bias, **row}
-                    other = digests.get(key_of(row))
-                    row["same_as_other_process"] = None if other is None else other == row["sha256"]
-                    rows.append(row)
-                    print(in_words(row), flush=True)
-            if options.rounds:
-                row = {"tokens": tokens, "bias": bias, **time_both(session, features, options.rounds)}
-                times.append(row)
-                print(cost_in_words(row), flush=True)
-    return {
+    record: dict[str, Any] = {
         "benchmark": "reproducibility",
         "date": now(),
         **machine.commit(),
@@ -105,11 +83,40 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         "steps": session.steps,
         "cycles": session.cycles,
         "samples": 5,
+        "layernorm": environment.layernorm_kind(),
         "machine": machine.describe(device),
         "versions": machine.versions(),
-        "bytes": rows,
-        "times": times,
+        "bytes": [],
+        "times": [],
     }
+    for tokens in options.tokens:
+        features = problem(chain(tokens), session.config, components, 1).features
+        for bias in ("stock", "dense"):
+            kernels = session.kernels
+            plan = None if bias == "stock" else Plan.for_bias(bias)
+            session.take(Method(bias, kernels.attention, kernels.multiplication, plan))
+            for measured in measure_bytes(session, features, options, is_ours=plan is not None):
+                row = {"tokens": tokens, "bias": bias, **measured}
+                other = digests.get(key_of(row))
+                row["same_as_other_process"] = None if other is None else other == row["sha256"]
+                print(in_words(row), flush=True)
+                record["bytes"].append(row)
+            if options.rounds:
+                row = {"tokens": tokens, "bias": bias, **time_both(session, features, options.rounds)}
+                print(cost_in_words(row), flush=True)
+                record["times"].append(row)
+            if options.json:  # a stop does not take it away
+                write_json(options.json, record)
+    return record
+
+
+def measure_bytes(
+    session: Session, features: Features, options: argparse.Namespace, *, is_ours: bool
+) -> Iterator[dict[str, Any]]:
+    """Compare runs in every way that a method has."""
+    for recorded in (True, False) if is_ours else (False,):
+        for ordered in (True, False) if options.unordered else (True,):
+            yield compare_runs(session, features, recorded=recorded, ordered=ordered)
 
 
 def compare_runs(session: Session, features: Features, *, recorded: bool, ordered: bool) -> dict[str, Any]:
@@ -213,6 +220,12 @@ def read_options() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=2, help="predictions timed each way; 0 times none")
     parser.add_argument("--steps", type=int, help="denoising steps; by default the model's own number")
     parser.add_argument("--cycles", type=int, help="recycling cycles; by default the model's own number")
+    parser.add_argument(
+        "--no-unordered",
+        dest="unordered",
+        action="store_false",
+        help="compare no bytes of Protenix's own sums",
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write a record")
     parser.add_argument("--against", type=Path, metavar="FILE", help="a record of another process")
     return parser.parse_args()

@@ -8,8 +8,7 @@ the input.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import partial
+import contextlib
 from typing import Any
 
 import torch
@@ -18,7 +17,7 @@ from torch.overrides import TorchFunctionMode
 
 
 class OrderedSums:
-    """Stands in for the forward of a model's atom encoders, on the instance, until it is removed.
+    """Stands in for the sums of a model's atom encoders, on the instance, until it is removed.
 
     Args:
         model: A Protenix model.
@@ -29,18 +28,34 @@ class OrderedSums:
 
         self._encoders = [part for part in model.modules() if isinstance(part, AtomAttentionEncoder)]
         for encoder in self._encoders:
-            encoder.forward = partial(_run_in_order, encoder.forward)
+            _stand_in(encoder)
 
     def remove(self) -> None:
         """Put the encoders' own forwards back."""
         for encoder in self._encoders:
-            vars(encoder).pop("forward", None)
+            for part in (encoder, encoder.linear_no_bias_q):
+                vars(part).pop("forward", None)
         self._encoders = []
 
 
-def _run_in_order(forward: Callable[..., Any], *args: Any, **options: Any) -> Any:
-    with _OrderedScatter():
-        return forward(*args, **options)
+def _stand_in(encoder: Any) -> None:
+    """Have an encoder add in order from its last projection on, whose output is what it sums.
+
+    Not before: every call of torch costs a little more while calls are looked at, and a step has thousands.
+    """
+    encode, project = encoder.forward, encoder.linear_no_bias_q.forward
+    looking = contextlib.ExitStack()
+
+    def project_and_look(x: Tensor) -> Tensor:
+        projected = project(x)
+        looking.enter_context(_OrderedScatter())
+        return projected
+
+    def encode_in_order(*args: Any, **options: Any) -> Any:
+        with looking:
+            return encode(*args, **options)
+
+    encoder.linear_no_bias_q.forward, encoder.forward = project_and_look, encode_in_order
 
 
 class _OrderedScatter(TorchFunctionMode):
