@@ -4,10 +4,11 @@ import json
 
 import pytest
 import torch
+from command_line import predictions, report_of
 from conftest import protein
 
 from flashbias_fold.protenix_adapter import environment
-from flashbias_fold.protenix_adapter.engine import uninitialised
+from flashbias_fold.protenix_adapter.initial_weights import uninitialised
 from flashbias_fold.protenix_adapter.models import Model, build_config, checkpoint_path
 
 NAME = "protenix_tiny_default_v0.5.0"
@@ -52,6 +53,32 @@ def test_an_official_model_runs_end_to_end_and_is_what_auto_takes(
         assert "demonstration" not in done.stdout + done.stderr
         written.append((out / "tiny" / report["samples"][0]["cif"]).read_bytes())
     assert written[0] == written[1]
+
+
+@pytest.mark.slow
+def test_weights_that_are_not_in_the_file_are_said_and_the_same_in_every_run(
+    flashbias, weights_folder, job_file, tmp_path
+):
+    """A run of two jobs says it once, and each of their reports has it."""
+    path = weights_folder / "checkpoint" / f"{NAME}.pt"
+    state = torch.load(path, weights_only=True)["model"]
+    lacking = "pairformer_stack.blocks.0.tri_att_start.linear.weight"
+    del state[f"module.{lacking}"]
+    root = tmp_path / "older"
+    (root / "checkpoint").mkdir(parents=True)
+    torch.save({"model": {**state, "module.old.weight": torch.zeros(3)}}, root / "checkpoint" / path.name)
+    jobs = job_file(protein("one", "GSHMEELL"), protein("two", "KTAIAKQR"))
+    small = ("--bias", "stock", "--samples", 1, "--steps", 1, "--cycles", 1, "--model", NAME)
+    written = []
+    for out in (tmp_path / "first", tmp_path / "second"):
+        done = flashbias("predict", jobs, "--out", out, *small, env={"PROTENIX_ROOT_DIR": str(root)}, check=0)
+        warnings = [line.removeprefix("warning: ") for line in done.stderr.splitlines() if NAME in line][1:]
+        assert f"{NAME}.pt lacks 1 of 1,156 weights: {lacking}; they have initial values" in warnings[0]
+        assert f"{NAME}.pt has 1 in excess: old.weight" in warnings[1] and len(warnings) == 2
+        for name in ("one", "two"):
+            assert report_of(out, name)["warnings"][:2] == warnings
+        written.append(predictions(out))
+    assert written[0] == written[1] and len(written[0]) == 4
 
 
 def test_protenixs_own_initialisation_is_back_whatever_happened():
