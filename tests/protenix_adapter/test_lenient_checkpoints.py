@@ -1,4 +1,4 @@
-"""What Protenix loads although names differ is loaded, and said; what is not there is as Protenix makes it."""
+"""What Protenix loads although names differ is loaded, and said; what it lacks is as Protenix makes it."""
 
 import copy
 import random
