@@ -79,7 +79,9 @@ def shown_commands():
         for line in re.findall(r"^ {4}.*?\bflashbias-fold ([a-z].*)$", text, re.MULTILINE):
             yield page.name, line
     for name, parser in {"": build_parser(), **commands()}.items():
-        examples = re.findall(r"^ {2}flashbias-fold ([a-z].*?)(?: {2,}.*)?$", parser.epilog or "", re.MULTILINE)
+        examples = re.findall(
+            r"^ {2}flashbias-fold ([a-z].*?)(?: {2,}.*)?$", parser.epilog or "", re.MULTILINE
+        )
         for line in examples:
             yield f"{name} --help".strip(), line
 
