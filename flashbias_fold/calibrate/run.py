@@ -95,6 +95,7 @@ class _Calibration:
             cycles=settings.cycles,
             trust_checkpoint=settings.trust_checkpoint,
         )
+        self.reporter.warn(self.engine.load_warnings)
         self.engine.network.requires_grad_(False)
         self.layers = triangle_attentions(self.engine.network)
         self.sizes = {

@@ -15,7 +15,7 @@ from flashbias_fold.campaign.lease import Lease, LeaseLostError
 from flashbias_fold.campaign.queue import MOST_ATTEMPTS, Pace, Queue
 from flashbias_fold.campaign.settings import Cluster, require_ray
 from flashbias_fold.campaign.tasks import tasks_of
-from flashbias_fold.campaign.worker import Assignment, Description, Done, Stopped
+from flashbias_fold.campaign.worker import Assignment, Description, Done, Loaded, Stopped
 from flashbias_fold.errors import JobError, SetupError
 from flashbias_fold.files import write_atomic, write_json
 from flashbias_fold.inputs import InputSet, Job, load_inputs
@@ -146,6 +146,7 @@ class _Campaign:
         self.poisoned_in_a_row = 0
         self.in_jobs_s = self.between_jobs_s = 0.0
         self.why_lost = ""
+        self.warned: set[str] = set()
         self.last_living = time.monotonic()
         self.last_check = time.monotonic()
         self.next_write = 0.0
@@ -230,7 +231,7 @@ class _Campaign:
             self.hear_of_job(member, answer)
         elif isinstance(answer, Description):
             self.hear_description(member, answer)
-        elif isinstance(answer, float):
+        elif isinstance(answer, Loaded):
             member.died = 0
             member.enter("idle")
             self.say_ready(member, answer)
@@ -252,12 +253,15 @@ class _Campaign:
         settings = self.settings.filled(out=self.settings.out.absolute())
         self.crew.load(member, Assignment(settings, self.plan, self.weights, self.lease.token))
 
-    def say_ready(self, member: Member, seconds: float) -> None:
+    def say_ready(self, member: Member, loaded: Loaded) -> None:
         assert member.description is not None
         self.reporter.line(
             f"worker {member.id} on {member.node}: model {self.model.name} on {member.description.device} in "
-            f"{self.settings.dtype}, bias {self.settings.bias}, ready in {seconds:.1f} s"
+            f"{self.settings.dtype}, bias {self.settings.bias}, ready in {loaded.seconds:.1f} s"
         )
+        # Every worker has read the same file; its warnings are to be read once.
+        self.reporter.warn([warning for warning in loaded.warnings if warning not in self.warned])
+        self.warned.update(loaded.warnings)
 
     def decide(self, first: Description) -> None:
         self.chosen = first

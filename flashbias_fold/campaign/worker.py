@@ -70,6 +70,19 @@ class Assignment:
 
 
 @dataclass(frozen=True)
+class Loaded:
+    """A worker has the model.
+
+    Attributes:
+        seconds: How long it took.
+        warnings: In what the checkpoint differs from the model.
+    """
+
+    seconds: float
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class Done:
     """How a job ended.
 
@@ -157,8 +170,8 @@ class Worker:
             version=__version__,
         )
 
-    def load(self, assignment: Assignment) -> float | Stopped:
-        """Load the model; how many seconds it took."""
+    def load(self, assignment: Assignment) -> Loaded | Stopped:
+        """Load the model."""
         from flashbias_fold.errors import FlashbiasError
 
         start = time.perf_counter()
@@ -167,7 +180,7 @@ class Worker:
         except (FlashbiasError, OSError) as error:
             return _stopped(error)
         self._free_since = time.perf_counter()
-        return self._free_since - start
+        return Loaded(self._free_since - start, tuple(self._engine.load_warnings))
 
     def _load(self, assignment: Assignment) -> None:
         import torch

@@ -12,7 +12,6 @@ from flashbias_fold.compare.measure import CLOSENESS, CONFIDENCES, STAGES
 
 FORMAT = 1
 _PREFERRED = ("flashbias", "dense", "none")  # which method the verdict is about
-_FEWEST = 3  # entries that a verdict of difference takes
 
 Entry = Mapping[str, Any]
 Value = Callable[[Mapping[str, Any]], float | None]

@@ -215,6 +215,7 @@ class _Comparison:
         self.reporter.line(
             f"model {self.model.name} on {self.device} in {engine.dtype}, ready in {seconds:.1f} s"
         )
+        self.reporter.warn(engine.load_warnings)
         return self.stage
 
     def report(self, entries: list[dict[str, Any]]) -> dict[str, Any]:

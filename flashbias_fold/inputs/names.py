@@ -13,7 +13,9 @@ from flashbias_fold.inputs.place import Place, as_text, shown
 # A file system allows 255 bytes; the longest file name of a job adds `_summary_confidence_sample_K.json`.
 _MOST_BYTES = 200
 # Files that the output folder itself holds.
-_RESERVED = frozenset({"summary.csv", "run.json", "report.json", "report.csv", "report.html"})
+_RESERVED = frozenset(
+    {"summary.csv", "run.json", "report.json", "report.csv", "report.html", "campaign.html"}
+)
 
 
 def read_name(value: object, place: Place) -> str:

@@ -149,7 +149,7 @@ class JobRunner:
             "peak_memory_bytes": prediction.peak_memory_bytes,
             "peak_process_memory_bytes": prediction.peak_process_memory_bytes,
             "chunk_size": prediction.chunk_size,
-            "warnings": warnings_of(job, self.settings, self.model),
+            "warnings": [*self.engine.load_warnings, *warnings_of(job, self.settings, self.model)],
             "samples": [
                 {"seed": seed, **dataclasses.asdict(sample), "cif": f"{predictions}/{sample.cif}"}
                 for sample in samples

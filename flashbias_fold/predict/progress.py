@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import sys
 import time
+from collections.abc import Iterable
 from types import TracebackType
 from typing import TextIO
 
@@ -46,6 +47,11 @@ class Reporter:
         """A line that stays."""
         if not self._quiet:
             self._write(text)
+
+    def warn(self, warnings: Iterable[str]) -> None:
+        """Say warnings that concern the whole run, a line each."""
+        for warning in warnings:
+            self.line(f"warning: {warning}")
 
     def error(self, text: str) -> None:
         """A line that is shown also when quiet."""

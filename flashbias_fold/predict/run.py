@@ -140,6 +140,7 @@ class _Run:
             f"model {self.model.name} on {self.device} in {engine.dtype}, bias {self.settings.bias}, "
             f"ready in {seconds:.1f} s"
         )
+        self.reporter.warn(engine.load_warnings)
         return JobRunner(
             self.settings,
             self.model,

@@ -1,11 +1,12 @@
-"""Weights from disk into a model: nothing is unpickled but tensors, nothing is left at its initial value."""
+"""Weights from disk into a model: nothing is unpickled but tensors, and what a file lacks is said."""
 
 from __future__ import annotations
 
 import re
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -15,13 +16,24 @@ from flashbias_fold.errors import SetupError
 _SHOWN = 3  # parameter names in a message
 
 
-def load_weights(model: nn.Module, path: Path, *, trust: bool = False) -> None:
-    """Load the checkpoint at `path` into `model`; every parameter must be there, with its shape.
+class DrawInitial(Protocol):
+    """Draws values for weights that no file has, given their names and shapes."""
+
+    def __call__(self, names: Collection[str], shapes: Collection[torch.Size]) -> Mapping[str, Tensor]:
+        """Draw them; by name."""
+
+
+def load_weights(
+    model: nn.Module, path: Path, *, trust: bool = False, initial: DrawInitial | None = None
+) -> list[str]:
+    """Load the checkpoint at `path` into `model`, and say in what they differ, a sentence each.
 
     Args:
         model: A freshly built Protenix.
         path: `.pt` in Protenix's format (`{"model": state_dict}`), or `.safetensors`.
         trust: Allow a `.pt` file to hold more than tensors, which runs whatever code it names.
+        initial: Draws the weights that the file lacks; those that the model does not know are left out
+            then. Without it every weight must be there, and no other.
 
     Raises:
         SetupError: The file is unreadable, holds more than tensors, or belongs to another model.
@@ -29,11 +41,30 @@ def load_weights(model: nn.Module, path: Path, *, trust: bool = False) -> None:
     state = _read_safetensors(path) if path.suffix == ".safetensors" else _read_torch(path, trust)
     # Training wraps the model, and the wrapper's name stays in front of every key.
     state = {key.removeprefix("module."): value for key, value in state.items()}
-    _check_match(model.state_dict(), state, path)
+    expected = model.state_dict()
+    lacking, excess = sorted(expected.keys() - state.keys()), sorted(state.keys() - expected.keys())
+    _check_match(expected, state, path, strict=initial is None)
+    drawn = initial(lacking, {expected[key].shape for key in lacking}) if initial and lacking else {}
     try:
-        model.load_state_dict(state)
+        model.load_state_dict({key: drawn[key] if key in drawn else state[key] for key in expected})
     except RuntimeError as error:
         raise SetupError(f"{path} holds tensors that can be no weights: sparse, or without data") from error
+    return _describe_difference(path, lacking, excess, len(expected))
+
+
+def _describe_difference(path: Path, lacking: list[str], excess: list[str], total: int) -> list[str]:
+    """Say what a file lacks, and what it has in excess, where that is a warning."""
+    sentences = []
+    if lacking:
+        sentences.append(
+            f"{path.name} {_listed(f'lacks {len(lacking):,} of {total:,} weights:', lacking)}; "
+            "they have initial values, which nothing has trained"
+        )
+    if excess:
+        sentences.append(
+            f"{path.name} {_listed(f'has {len(excess):,} in excess:', excess)}; the model does not use them"
+        )
+    return sentences
 
 
 def _read_torch(path: Path, trust: bool) -> Mapping[str, Tensor]:
@@ -72,19 +103,22 @@ def _read_safetensors(path: Path) -> Mapping[str, Tensor]:
         raise SetupError(f"{path} is damaged, or no safetensors file: {error}") from error
 
 
-def _check_match(expected: Mapping[str, Tensor], found: Mapping[str, Tensor], path: Path) -> None:
-    problems = [
-        _listed("lacks", sorted(expected.keys() - found.keys())),
-        _listed("has in excess", sorted(found.keys() - expected.keys())),
-        _listed(
-            "has in another shape",
-            [
-                f"{key} {tuple(found[key].shape)} for {tuple(expected[key].shape)}"
-                for key in sorted(expected.keys() & found.keys())
-                if expected[key].shape != found[key].shape
-            ],
-        ),
+def _check_match(
+    expected: Mapping[str, Tensor], found: Mapping[str, Tensor], path: Path, *, strict: bool
+) -> None:
+    """Refuse a file that cannot be of this model; if not strict, one with other names may be in part."""
+    reshaped = [
+        f"{key} {tuple(found[key].shape)} for {tuple(expected[key].shape)}"
+        for key in sorted(expected.keys() & found.keys())
+        if expected[key].shape != found[key].shape
     ]
+    problems = [_listed("has in another shape", reshaped)]
+    if strict or not expected.keys() & found.keys():
+        problems = [
+            _listed("lacks", sorted(expected.keys() - found.keys())),
+            _listed("has in excess", sorted(found.keys() - expected.keys())),
+            *problems,
+        ]
     if any(problems):
         raise SetupError(f"{path} is not of this model: it {'; it '.join(filter(None, problems))}")
 

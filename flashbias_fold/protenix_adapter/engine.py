@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, Protocol
 
 import torch
@@ -17,6 +18,11 @@ from flashbias_fold.pairformer import Plan
 from flashbias_fold.protenix_adapter import environment, swap
 from flashbias_fold.protenix_adapter.checkpoints import load_weights
 from flashbias_fold.protenix_adapter.features import Features, featurize, seed_everything
+from flashbias_fold.protenix_adapter.initial_weights import (
+    draw_initial_values,
+    keep_generators,
+    uninitialised,
+)
 from flashbias_fold.protenix_adapter.kernels import stock_kernels, usable_dtype
 from flashbias_fold.protenix_adapter.memory import CHUNK_LADDER, DeviceMemory, chunk_rows
 from flashbias_fold.protenix_adapter.models import Model, build_config
@@ -83,6 +89,9 @@ class Engine:
         trust_checkpoint: Allow a checkpoint that holds more than tensors.
         initialise: Gives the network on the device its weights, of which none has a value yet; by default
             they are the checkpoint's, which is not read otherwise.
+
+    Attributes:
+        load_warnings: In what the checkpoint differs from the model that was made from it, a sentence each.
     """
 
     def __init__(
@@ -118,9 +127,14 @@ class Engine:
         self.config.triangle_attention = self.kernels.attention
         self.config.triangle_multiplicative = self.kernels.multiplication
         self.network = self._build()
+        self.load_warnings: list[str] = []
         if initialise is None:
             verify(model.checkpoint)
-            load_weights(self.network, model.checkpoint, trust=trust_checkpoint)
+            # What Protenix loads is loaded: with most of its small models it is not strict.
+            initial = None if self.config.load_strict else partial(draw_initial_values, self.config)
+            self.load_warnings = load_weights(
+                self.network, model.checkpoint, trust=trust_checkpoint, initial=initial
+            )
         else:
             initialise(self.network)
         self.sums = OrderedSums(self.network) if device.type == "cuda" else None  # a CPU adds in order
@@ -135,7 +149,7 @@ class Engine:
         """The network on the device, its weights not yet there."""
         from protenix.model.protenix import Protenix
 
-        with environment.swallow_stdout(), _generators_kept(self.device), uninitialised():
+        with environment.swallow_stdout(), keep_generators(), uninitialised():
             return Protenix(self.config).eval().to(self.device)
 
     def use(self, plan: Plan) -> None:
@@ -369,39 +383,6 @@ def _copied(inputs: dict[str, Any], device: torch.device) -> dict[str, Any]:
         else value
         for key, value in inputs.items()
     }
-
-
-@contextlib.contextmanager
-def uninitialised() -> Iterator[None]:
-    """Models built here hold whatever is in memory, for a checkpoint that has every one of their weights.
-
-    Protenix draws its initial weights through scipy, which takes most of a minute for a base model.
-    """
-    from protenix.model.modules import primitives
-    from protenix.model.triangular import layers
-
-    draw = layers.trunc_normal_init_
-    layers.trunc_normal_init_ = primitives.trunc_normal_init_ = lambda *_, **__: None
-    try:
-        yield
-    finally:
-        layers.trunc_normal_init_ = primitives.trunc_normal_init_ = draw
-
-
-@contextlib.contextmanager
-def _generators_kept(device: torch.device) -> Iterator[None]:
-    """Building a model draws random numbers; the caller's generators are put back."""
-    import random
-
-    import numpy as np
-
-    states = random.getstate(), np.random.get_state()
-    try:
-        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-            yield
-    finally:
-        random.setstate(states[0])
-        np.random.set_state(states[1])
 
 
 def _is_out_of_memory(error: BaseException) -> bool:

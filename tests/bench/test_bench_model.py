@@ -22,7 +22,7 @@ from flashbias_fold.errors import FlashbiasError, InputError, SetupError, UsageE
 from flashbias_fold.pairformer import Plan
 from flashbias_fold.predict.progress import Reporter
 from flashbias_fold.protenix_adapter import environment
-from flashbias_fold.protenix_adapter.engine import uninitialised
+from flashbias_fold.protenix_adapter.initial_weights import uninitialised
 from flashbias_fold.protenix_adapter.kernels import stock_kernels
 from flashbias_fold.protenix_adapter.models import Model, architecture, build_config, demo_model
 

@@ -135,6 +135,31 @@ def test_one_measure_is_enough_to_be_different_or_open():
     assert same(judged) is False and in_words(judged) == "not the same"
 
 
+# By the measure: a change in it alone, far beyond what is negligible and beyond noise.
+ALONE = {
+    "ptm_change": {"change": {"ptm": 0.3}},
+    "iptm_change": {"change": {"iptm": -0.3}},
+    "plddt_change": {"change": {"plddt": -9.0}},
+    "pae_change": {"change": {"pae": 3.0}},
+    "lddt_ca_to_stock": {"to_stock": {"lddt_ca": 0.5}},
+    "interface_to_stock": {"to_stock": {"interface": {"kind": "interface_lddt", "value": 0.5}}},
+}
+
+
+@pytest.mark.parametrize("name", ALONE)
+def test_each_measure_alone_makes_a_method_different(name):
+    def result(method, altered):
+        made = a_result(method, 0.0, interface=1.0, iptm_change=0.0)
+        return {**made, **{part: {**made[part], **values} for part, values in altered.items()}}
+
+    entries = [an_entry(result("flashbias", ALONE[name]), result(NOISE, {})) for _ in range(4)]
+    found = found_of(entries, "flashbias")
+    judged = {one: value["same"] for one, value in measures(found).items()}
+    assert judged == {**dict.fromkeys(ALONE, True), name: False}
+    assert row(found, "flashbias")["verdict"] == found["verdict"]["headline"].partition(":")[0].lower()
+    assert found["verdict"]["same"] is False
+
+
 def test_what_is_negligible_of_one_measure_is_not_within_noise():
     entries = [
         an_entry(a_result("flashbias", 0.001, pae=0.04), a_result(NOISE, 0.01, pae=0.001)) for _ in "four"

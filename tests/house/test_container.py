@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from fnmatch import fnmatch
 from pathlib import Path
 
 import pytest
@@ -42,11 +43,25 @@ def test_the_base_is_a_cuda_runtime_of_the_pinned_torch() -> None:
     assert f"nvidia-cuda-runtime-cu12=={match[1]}." in pinned
 
 
+def is_ignored(path: Path) -> bool:
+    """Whether `.dockerignore` keeps a file, or a folder that it is in, out of the image."""
+    lines = (ROOT / ".dockerignore").read_text().splitlines()
+    patterns = [line.strip().strip("/") for line in lines if line.strip() and not line.startswith("#")]
+    inside = path.relative_to(ROOT)
+    return any(
+        fnmatch(part.name if pattern.startswith("**/") else str(part), pattern.removeprefix("**/"))
+        for part in (inside, *inside.parents)
+        for pattern in patterns
+    )
+
+
 def test_everything_that_is_copied_exists_and_is_not_ignored() -> None:
-    ignored = (ROOT / ".dockerignore").read_text().split()
-    for source in copied():
-        assert (ROOT / source).exists(), source
-        assert source.rstrip("/") not in ignored
+    for source in map(ROOT.joinpath, copied()):
+        assert source.exists(), source
+        files = source.rglob("*") if source.is_dir() else [source]
+        shipped = [file for file in files if file.is_file() and file.suffix != ".pyc"]
+        assert shipped
+        assert [file for file in shipped if is_ignored(file)] == []
 
 
 def test_the_code_and_what_it_ships_are_copied() -> None:
@@ -71,7 +86,7 @@ def test_nothing_is_left_for_nvcc() -> None:
 
 
 @pytest.mark.parametrize(
-    "package", ["python3-venv", "gcc", "libc6-dev", "python3-dev", "libxrender1", "libxext6"]
+    "package", ["python3-venv", "gcc", "libc6-dev", "python3-dev", "libxrender1", "libxext6", "libexpat1"]
 )
 def test_the_system_packages_that_run_time_needs_are_there(package: str) -> None:
     """For the installation, for Triton's launcher, and for the libraries that rdkit does not bring."""
@@ -93,6 +108,7 @@ def test_any_user_can_run_it() -> None:
 
 def test_the_command_is_the_entry_point() -> None:
     assert [json.loads(rest) for rest in arguments("ENTRYPOINT")] == [["flashbias-fold"]]
+    assert [json.loads(rest) for rest in arguments("CMD")] == [["--help"]]
 
 
 @pytest.mark.parametrize("name", [".git", ".venv", "preds"])

@@ -5,6 +5,8 @@ import shlex
 from pathlib import Path
 
 import pytest
+from command_line import TINY, call, report_of, write_jobs
+from conftest import protein
 
 from flashbias_fold.cli.parser import build_parser, parse
 
@@ -29,6 +31,10 @@ def commands(parser=None, words=()):
 def options(parser):
     pairs = [(name, action) for action in parser._actions for name in action.option_strings]
     return {name: action for name, action in pairs if name.startswith("--")}
+
+
+def options_in(text):
+    return set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", text))
 
 
 def test_the_table_of_options_is_complete_and_says_no_more():
@@ -58,22 +64,39 @@ def test_every_option_on_a_page_exists(page):
     known = {option for parser in commands().values() for option in options(parser)} | FOREIGN
     for script in re.findall(r"scripts/\w+\.py", text):
         known |= set(re.findall(r'"(--[a-z-]+)"', (ROOT / script).read_text()))
-    assert set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", text)) <= known
+    assert options_in(text) <= known
+
+
+def test_options_of_other_programs_are_still_shown():
+    """What is allowed everywhere and stands nowhere would hide a mistake."""
+    assert set().union(*(options_in(page.read_text()) for page in PAGES)) >= FOREIGN
 
 
 def shown_commands():
+    """Every command line in an indented block of a page, and among the examples of a help text."""
     for page in PAGES:
-        text = page.read_text().replace("\\\n", " ")
-        for line in re.findall(
-            r"^ {4}.*?(flashbias-fold (?:predict|status|compare|fetch|doctor|bench) .*)$", text, re.MULTILINE
-        ):
-            if "[options]" not in line:
-                yield pytest.param(line, id=f"{page.name}: {line[:60]}")
+        text = page.read_text().replace("\\\n", " ").replace(" [options]", "")
+        for line in re.findall(r"^ {4}.*?\bflashbias-fold ([a-z].*)$", text, re.MULTILINE):
+            yield page.name, line
+    for name, parser in {"": build_parser(), **commands()}.items():
+        examples = re.findall(
+            r"^ {2}flashbias-fold ([a-z].*?)(?: {2,}.*)?$", parser.epilog or "", re.MULTILINE
+        )
+        for line in examples:
+            yield f"{name} --help".strip(), line
 
 
-@pytest.mark.parametrize("line", shown_commands())
-def test_every_command_on_a_page_parses(line):
-    parse(shlex.split(line, comments=True)[1:])
+@pytest.mark.parametrize(
+    "line", [pytest.param(line, id=f"{where}: {line[:60]}") for where, line in shown_commands()]
+)
+def test_every_command_that_is_shown_parses(line):
+    parse(shlex.split(line, comments=True))
+
+
+@pytest.mark.parametrize("where", ["README.md", "--help"])
+def test_every_command_is_shown_on_the_first_page_and_in_the_help(where):
+    lines = [line for place, line in shown_commands() if place == where]
+    assert [name for name in commands() if not any(line.startswith(name) for line in lines)] == []
 
 
 @pytest.mark.parametrize("page", [*PAGES, ROOT / "data" / "README.md"], ids=lambda page: page.name)
@@ -82,10 +105,27 @@ def test_links_between_pages_lead_somewhere(page):
         assert (page.parent / target).exists(), target
 
 
-def test_report_fields_are_those_of_the_page():
-    """The page is checked against the code that makes the report, field by field."""
+def names_in(value):
+    """Return every name in a JSON document, those of inner dictionaries too."""
+    if isinstance(value, list):
+        return {name for inner in value for name in names_in(inner)}
+    return set(value).union(*map(names_in, value.values())) if isinstance(value, dict) else set()
+
+
+def test_report_fields_are_those_of_the_page(tmp_path):
+    """The page is checked against a report, field by field, and says of none that is not there."""
+    call(
+        "predict",
+        write_jobs(tmp_path / "jobs.json", protein("one", "MTPAV")),
+        "--out",
+        tmp_path,
+        *TINY,
+        check=0,
+    )
+    report = report_of(tmp_path, "one")
     page = (ROOT / "docs" / "predict.md").read_text()
-    source = (ROOT / "flashbias_fold" / "predict" / "job.py").read_text()
-    record = source[source.index("record = {") : source.index("folder.write_seed_record")]
-    for field in re.findall(r'^ {12}"(\w+)":', record, re.MULTILINE):
-        assert f"`{field}`" in page, field
+    (described,) = re.findall(r"^`report.json` holds (.*?)\n\n", page, re.MULTILINE | re.DOTALL)
+    said = set(re.findall(r"`(\w+)`", described))
+    shown = {name: report[name] for name in ("layers", "stages_s", "samples")}
+    assert report["layers"] and report["samples"]
+    assert set(report) | names_in(shown) == said

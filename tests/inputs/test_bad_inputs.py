@@ -2,6 +2,7 @@
 
 import json
 import os
+import unicodedata
 
 import pytest
 from input_jobs import (
@@ -19,8 +20,11 @@ from input_jobs import (
     write_jobs,
 )
 
+from flashbias_fold.campaign import run as campaign
+from flashbias_fold.compare import run as compare
 from flashbias_fold.errors import InputError
 from flashbias_fold.inputs import load_inputs
+from flashbias_fold.predict.folder import RUN, SUMMARY
 
 P = "sequences[0].proteinChain"
 L = "sequences[0].ligand"
@@ -562,6 +566,23 @@ def test_the_first_job_of_a_name_keeps_it(tmp_path, components):
         in repeated[0]
     )
     assert "b.json: job 'oNe': name: expected a name of its own" in repeated[1]
+
+
+def test_names_that_only_differ_in_how_a_letter_is_written_are_one(tmp_path, components):
+    """A file system may keep them as one folder."""
+    composed, apart = unicodedata.normalize("NFC", "müller"), unicodedata.normalize("NFD", "müller")
+    assert composed != apart
+    loaded = load_inputs(write_jobs(tmp_path, job(name=composed), job(name=apart)), components)
+    assert [good.name for good in loaded.jobs] == [composed]
+    assert "expected a name of its own" in str(loaded.rejected[0].error)
+
+
+@pytest.mark.parametrize(
+    "name", sorted({RUN, SUMMARY, compare.REPORT, compare.TABLE, compare.PAGE, campaign.PAGE})
+)
+def test_no_job_takes_the_place_of_a_file_in_the_output_folder(tmp_path, components, name):
+    loaded = load_inputs(write_jobs(tmp_path, job(name=name)), components)
+    assert "not one of the output's own files" in str(loaded.rejected[0].error)
 
 
 BAD_FASTA = {

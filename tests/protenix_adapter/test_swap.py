@@ -9,7 +9,8 @@ from conftest import protein
 from flashbias_fold.errors import UsageError
 from flashbias_fold.pairformer import PairBiasAttention, PairformerBlock, Plan, Rule, TriangleAttention
 from flashbias_fold.protenix_adapter import environment, swap
-from flashbias_fold.protenix_adapter.engine import Engine, uninitialised
+from flashbias_fold.protenix_adapter.engine import Engine
+from flashbias_fold.protenix_adapter.initial_weights import uninitialised
 from flashbias_fold.protenix_adapter.models import Model, build_config, checkpoint_path
 
 CPU = torch.device("cpu")

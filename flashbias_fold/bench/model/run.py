@@ -204,6 +204,7 @@ def run(
     _check_memory(max(tokens for _, tokens in pending), options, model, device, able)
     start = time.perf_counter()
     session = _session(options, model, device, random_weights=random_weights)
+    reporter.warn(session.load_warnings)
     options = dataclasses.replace(options, cycles=session.cycles, steps=session.steps)
     result = Result(
         options=options,
