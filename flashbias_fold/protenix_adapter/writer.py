@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from flashbias_fold.files import naming
 from flashbias_fold.protenix_adapter.components import job_codes
 from flashbias_fold.protenix_adapter.engine import Prediction
 from flashbias_fold.protenix_adapter.origin import Origin, cif_value
@@ -64,33 +65,43 @@ def write_prediction(
     from runner.dumper import DataDumper
 
     dumper = DataDumper(base_dir=str(folder), sorted_by_ranking_score=True)
-    output, features, origin = prediction.output, prediction.features, prediction.origin
-    dumper.dump_predictions(
-        pred_dict=output,
-        dump_dir=str(folder),
-        pdb_id=name,
-        atom_array=features.atom_array,
-        entity_poly_type=features.polymer_types,
-        seed=seed,
-    )
     samples, problems = [], {}
-    for index, rank in enumerate(ranks(prediction)):
-        cif = folder / "predictions" / f"{name}_sample_{rank}.cif"
-        _complete_cif(cif, name, origin, rank)
-        confidences = cif.with_name(f"{name}_summary_confidence_sample_{rank}.json")
-        confidences.write_text(origin.add_to_json(confidences.read_text(), rank))
-        if "pdb" in formats:
-            problems[rank] = write_pdb(cif, cif.with_suffix(".pdb"), origin.pdb_records(rank))
-        structure = cif
-        if "cif" not in formats and problems[rank] is None:
-            cif.unlink()
-            structure = cif.with_suffix(".pdb")
-        if pae:
-            errors = cif.with_name(f"{name}_pae_sample_{rank}.npz")
-            _write_pae(output["full_data"][index], features, errors, origin.as_json(rank))
-        samples.append(_sample(output["summary_confidence"][index], rank, structure.name))
+    with naming(folder):
+        dumper.dump_predictions(
+            pred_dict=prediction.output,
+            dump_dir=str(folder),
+            pdb_id=name,
+            atom_array=prediction.features.atom_array,
+            entity_poly_type=prediction.features.polymer_types,
+            seed=seed,
+        )
+        for index, rank in enumerate(ranks(prediction)):
+            stem = folder / "predictions" / f"{name}_sample_{rank}"
+            structure, problems[rank] = _write_structure(stem, name, prediction.origin, rank, formats)
+            confidences = stem.with_name(f"{name}_summary_confidence_sample_{rank}.json")
+            confidences.write_text(prediction.origin.add_to_json(confidences.read_text(), rank))
+            if pae:
+                _write_pae(prediction, index, rank, stem.with_name(f"{name}_pae_sample_{rank}.npz"))
+            samples.append(_sample(prediction.output["summary_confidence"][index], rank, structure.name))
     samples.sort(key=lambda sample: sample.sample)
     return Written(samples, _describe_problems(problems, seed))
+
+
+def _write_structure(
+    stem: Path, name: str, origin: Origin, rank: int, formats: tuple[str, ...]
+) -> tuple[Path, str | None]:
+    """Make the wanted files of the mmCIF file that Protenix wrote.
+
+    Returns:
+        The file that a report names, and why there is none in the PDB format although it was asked for.
+    """
+    cif, pdb = (stem.with_name(f"{stem.name}.{format}") for format in ("cif", "pdb"))
+    _complete_cif(cif, name, origin, rank)
+    problem = write_pdb(cif, pdb, origin.pdb_records(rank)) if "pdb" in formats else None
+    if "cif" in formats or problem is not None:
+        return cif, problem
+    cif.unlink()
+    return pdb, None
 
 
 def _describe_problems(problems: dict[int, str | None], seed: int) -> list[str]:
@@ -192,9 +203,10 @@ def pdb_problem(atoms: Any) -> str | None:
     return None
 
 
-def _write_pae(full: dict[str, Any], features: Any, path: Path, made_by: str) -> None:
+def _write_pae(prediction: Prediction, index: int, rank: int, path: Path) -> None:
     """Write the error matrices of one sample, with what is needed to read them."""
-    centre = features.atom_array[features.atom_array.centre_atom_mask.astype(bool)]
+    full, atoms = prediction.output["full_data"][index], prediction.features.atom_array
+    centre = atoms[atoms.centre_atom_mask.astype(bool)]
     np.savez_compressed(
         path,
         pae=full["token_pair_pae"].float().cpu().numpy().astype(np.float32),
@@ -203,5 +215,5 @@ def _write_pae(full: dict[str, Any], features: Any, path: Path, made_by: str) ->
         token_chain=centre.chain_id.astype(str),
         token_residue=centre.res_id.astype(np.int32),
         token_component=centre.res_name.astype(str),
-        made_by=np.asarray(made_by),
+        made_by=np.asarray(prediction.origin.as_json(rank)),
     )
