@@ -11,7 +11,7 @@ from pathlib import Path
 
 from flashbias_fold.predict.account import one_line
 
-_SIZE = 2048
+_SIZE = 1024
 _ENDED = "ended: "
 INTERRUPTED = "interrupted"
 
