@@ -6,9 +6,11 @@ import os
 import platform
 import shutil
 import subprocess
+import tempfile
 import time
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Any
 
 from flashbias_fold import __version__
@@ -213,17 +215,31 @@ def _cache() -> Finding:
     from flashbias_fold.protenix_adapter.components.store import default_cache_dir
 
     folder = default_cache_dir()
-    if folder is not None:
-        # The folder itself is made when it is first needed.
-        there = next(path for path in (folder, *folder.parents) if os.access(path, os.F_OK))
-        if there.is_dir() and os.access(there, os.W_OK | os.X_OK):
-            return Finding("cache", str(folder))
+    problem = "there is no home folder" if folder is None else _problem_of_writing(folder)
+    if problem is None:
+        return Finding("cache", str(folder))
     return Finding(
         "cache",
-        f"{folder or 'none'}: cannot be written, so every run prepares its components anew",
+        f"{folder or 'none'}: cannot be written ({problem}), so every run prepares its components anew",
         ok=None,
         mend="export FLASHBIAS_FOLD_CACHE=/a/writable/folder",
     )
+
+
+def _problem_of_writing(folder: Path) -> str | None:
+    """Write a file into a folder, or where it would be made, and remove it; return why that fails.
+
+    Permissions alone do not tell: the file system may be full, or on a server that has its own rules.
+    """
+    there = next(path for path in (folder, *folder.absolute().parents) if os.path.lexists(path))
+    try:
+        with tempfile.NamedTemporaryFile(dir=there) as file:
+            file.write(bytes(4096))
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        return error.strerror or str(error)
+    return None
 
 
 def _self_test() -> Finding:

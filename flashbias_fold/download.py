@@ -31,6 +31,8 @@ from flashbias_fold.files import read_json, write_json
 _CHUNK = 64 * 1024
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-\d+/(\d+|\*)$")
 
+_PROXY_ERRORS = (requests.exceptions.ProxyError, requests.exceptions.InvalidProxyURL)
+
 Progress = Callable[[int, int | None], None]
 Note = Callable[[str], None]
 
@@ -126,6 +128,7 @@ class _Transfer:
         self.memory = destination.with_name(destination.name + ".partial.json")
         self.timeout = timeout
         self.progress = progress
+        self.arrived = False  # anything, in this run
 
     def received(self) -> int:
         """How many bytes the partial file holds."""
@@ -147,6 +150,8 @@ class _Transfer:
                 else:
                     self._begin(response)
         except requests.RequestException as error:
+            if isinstance(error, _PROXY_ERRORS) and not self.arrived:  # the same would be said each time
+                raise SetupError(f"cannot download {self.url}: {_proxy_reason(error, self.url)}") from error
             # requests marks its errors about the address itself as ValueError: no attempt will mend those.
             if isinstance(error, ValueError):
                 raise self.error(str(error)) from error
@@ -246,6 +251,7 @@ class _Transfer:
             self.progress(done, total)
             for chunk in response.iter_content(_CHUNK):
                 handle.write(chunk)
+                self.arrived = True
                 done += len(chunk)
                 self.progress(done, total)
         if total is not None and done != total:
@@ -274,8 +280,23 @@ def _reason(error: requests.RequestException) -> str:
         return "nothing arrived any more"
     if isinstance(error, requests.exceptions.ChunkedEncodingError):
         return "the connection broke"
+    return f"no connection: {_cause(error)}"
+
+
+def _cause(error: requests.RequestException) -> str:
+    """Return the innermost of what requests says in nested brackets."""
     cause = getattr(error.args[0], "reason", error) if error.args else error
-    return f"no connection: {str(cause).rpartition(': ')[2]}"
+    cause = getattr(cause, "original_error", cause)
+    return re.sub(r"^\[Errno -?\d+\] ", "", str(cause).rpartition(": ")[2])
+
+
+def _proxy_reason(error: requests.RequestException, url: str) -> str:
+    """Return why there is no way through the proxy, which it is and what makes it the one."""
+    address = requests.utils.select_proxy(url, requests.utils.get_environ_proxies(url)) or ""
+    variables = [name for name, value in os.environ.items() if value == address and "_proxy" in name.lower()]
+    shown = re.sub(r"//.*@", "//", address)  # a password is nobody's business
+    which = f"the proxy {shown}, which {variables[0]} names" if variables else "the proxy"
+    return f"no way through {which}: {_cause(error)}; set it right, or unset it"
 
 
 def _sync(path: Path) -> None:

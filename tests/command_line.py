@@ -132,6 +132,24 @@ def predictions(out):
     return {str(path.relative_to(out)): path.read_bytes() for path in sorted(files)}
 
 
+# What says where a structure comes from, beside all that Protenix writes.
+ORIGIN_CATEGORIES = ("_struct.", "_software.", "_flashbias_fold.")
+ORIGIN_FIELDS = (
+    "notice", "model", "demo_model", "bias", "plan", "dtype", "steps", "cycles", "seed", "sample", "software",
+)  # fmt: skip
+
+
+def without_origin(name, content):
+    """The content of a structure (mmCIF) or of its confidences, but for where these come from."""
+    if name.endswith(".json"):
+        fields = json.loads(content)
+        own = {key: value for key, value in fields.items() if key not in ORIGIN_FIELDS}
+        return json.dumps(own, indent=4).encode()
+    parts = content.decode().split("\n#\n")
+    own = [part for part in parts if not part.removeprefix("loop_\n").startswith(ORIGIN_CATEGORIES)]
+    return "\n#\n".join(own).encode()
+
+
 def assert_whole(out):
     """Every file under its final name is complete: a reader of its format reads it to the end."""
     for path in Path(out).rglob("*"):

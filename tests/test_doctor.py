@@ -6,6 +6,8 @@ from importlib.metadata import version
 
 import pytest
 
+from flashbias_fold.doctor import _problem_of_writing
+
 DEFAULT = "protenix_base_default_v1.0.0"
 TINY = "protenix_tiny_default_v0.5.0"
 
@@ -65,12 +67,20 @@ def test_official_weights_on_disk_are_listed_and_are_the_default(doctor, tmp_pat
     assert found["default model"]["value"] == DEFAULT
 
 
-def test_a_cache_that_cannot_be_written_is_worth_a_note_and_no_more(doctor, tmp_path):
-    (tmp_path / "file").touch()
-    found = doctor(0, FLASHBIAS_FOLD_CACHE=str(tmp_path / "file" / "cache"))
+def test_a_cache_that_cannot_be_written_is_worth_a_note_and_no_more(doctor):
+    """It is tried, and not only asked about: nobody can make a file there, and root is told that it can."""
+    found = doctor(0, FLASHBIAS_FOLD_CACHE="/proc/cache")
     assert found["cache"]["ok"] is None
-    assert found["cache"]["value"].startswith(f"{tmp_path / 'file' / 'cache'}: cannot be written")
+    assert found["cache"]["value"].startswith("/proc/cache: cannot be written (")
     assert found["cache"]["mend"] == "export FLASHBIAS_FOLD_CACHE=/a/writable/folder"
+
+
+def test_trying_a_cache_makes_and_leaves_nothing(tmp_path):
+    (tmp_path / "file").touch()
+    assert _problem_of_writing(tmp_path / "not" / "yet") is None
+    assert _problem_of_writing(tmp_path) is None
+    assert _problem_of_writing(tmp_path / "file" / "cache") == "Not a directory"
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
 def python_path(folder):

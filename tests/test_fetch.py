@@ -19,6 +19,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import requests
+from command_line import run
 from rich.console import Console
 
 from flashbias_fold.errors import SetupError, UsageError
@@ -310,6 +312,38 @@ def test_no_server_at_all_names_the_cause(target: Path) -> None:
         url = f"{gone.url}/model.pt"
     with pytest.raises(SetupError, match=r"no connection: .*[Rr]efused.* \(2 attempts\); by hand"):
         download(url, target, retries=1, backoff=0.01)
+
+
+def test_a_dead_proxy_is_one_line_that_names_it_and_what_sets_it(tmp_path: Path) -> None:
+    """At once: nothing that is tried again can mend a setting. Its password stays out of logs."""
+    with Server() as gone:
+        proxy = gone.url
+    env = dict.fromkeys(("https_proxy", "ALL_PROXY", "all_proxy", "NO_PROXY", "no_proxy"))
+    env |= {"HTTPS_PROXY": proxy.replace("//", "//me:secret@"), "PROTENIX_ROOT_DIR": str(tmp_path)}
+    done = run("fetch", "protenix_base_default_v1.0.0", env=env, check=2)
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("error: cannot download https://")
+    assert f": no way through the proxy {proxy}, which HTTPS_PROXY names: Connection refused; set it" in line
+    assert "secret" not in done.stderr
+    assert done.stdout == ""
+
+
+def test_a_proxy_that_fails_in_the_middle_is_waited_for(
+    server: Server, target: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server.script = [truncated]
+    calls: list[str] = []
+
+    def answer(url: str, real: Callable[..., Any] = requests.get, **options: Any) -> Any:
+        calls.append(url)
+        if len(calls) == 2:
+            raise requests.exceptions.ProxyError("gone for a moment")
+        return real(url, **options)
+
+    monkeypatch.setattr(requests, "get", answer)
+    get(server, target)
+    assert_complete(target)
+    assert len(calls) == 3
 
 
 # --- What an earlier attempt left -----------------------------------------------------------------------

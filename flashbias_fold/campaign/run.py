@@ -21,7 +21,7 @@ from flashbias_fold.files import write_atomic, write_json
 from flashbias_fold.inputs import InputSet, Job, load_inputs
 from flashbias_fold.predict.account import error_json, now
 from flashbias_fold.predict.folder import RUN, OutputFolder
-from flashbias_fold.predict.prepare import decided, gib, in_the_format, no_room, plan_of
+from flashbias_fold.predict.prepare import decided, gib, no_room, plan_of
 from flashbias_fold.predict.progress import Reporter
 from flashbias_fold.predict.run import RunResult
 from flashbias_fold.predict.settings import Settings
@@ -68,7 +68,6 @@ def campaign(
     if inputs.jobs:
         environment.prepare()
         settings = _decided_but_for_workers(settings, model)
-        inputs = in_the_format(inputs, settings)
     result = RunResult(settings.out, rejected=len(inputs.rejected))
     for rejected in inputs.rejected:
         reporter.error(f"error: {rejected.error}")

@@ -21,6 +21,7 @@ from typing import Any, TypeVar
 from flashbias_fold.campaign.lease import STALE_S, holder_of, start_of, this_process
 from flashbias_fold.errors import UsageError
 from flashbias_fold.files import read_json
+from flashbias_fold.predict.ending import INTERRUPTED, read_end
 from flashbias_fold.predict.folder import ERROR, LOCK, REPORT, RUN, JobFolder
 
 _SKEW_S = 60.0  # by which two machines' clocks, or a file server's, may differ
@@ -52,7 +53,8 @@ def _from_run(folder: Path, run: dict[str, Any]) -> dict[str, Any]:
     campaign = _get(run, "campaign", dict) or {}
     age = _age(_get(run, "updated", str))
     driver = _driver(folder, run, campaign, age)
-    state = _state(folder, run, driver)
+    why = _why_ended(folder, driver)
+    state = _state(folder, run, driver, why)
     counts = _counts(run)
     over = counts["done"] + counts["failed"]
     elapsed = _number(campaign.get("elapsed_s"))
@@ -69,6 +71,7 @@ def _from_run(folder: Path, run: dict[str, Any]) -> dict[str, Any]:
         "folder": str(folder),
         "source": RUN,
         "state": state,
+        "why": why,
         "engine": _get(run, "engine", str) or "local",
         "model": _get(model, "name", str),
         "demo_model": model.get("demo_model") is True,
@@ -105,20 +108,33 @@ def _from_outputs(folder: Path) -> dict[str, Any]:
     done = sum(JobFolder(path.parent).report() is not None for path in folder.glob(f"*/{REPORT}"))
     failed = [path.parent.name for path in sorted(folder.glob(f"*/{ERROR}"))]
     driver = _holder(folder)
-    if not done and not failed and driver is None:
+    why = _why_ended(folder, driver)
+    if not done and not failed and driver is None and why is None:
         raise UsageError(f"{folder}: expected the folder of a run, found neither {RUN} nor NAME/{REPORT}")
     return {
         "folder": str(folder),
         "source": "outputs",
-        "state": "running" if driver and driver["alive"] else "unknown",
+        "state": "running" if driver and driver["alive"] else _ended_state(why) if why else "unknown",
+        "why": why,
         "counts": {"done": done, "failed": len(failed)},
         "driver": driver,
         "failures": [_failure(folder, name, {}) for name in failed[-_NEWEST:]],
     }
 
 
-def _state(folder: Path, run: dict[str, Any], driver: dict[str, Any] | None) -> str:
+def _why_ended(folder: Path, driver: dict[str, Any] | None) -> str | None:
+    """Return what the last run noted in the lock as it ended, unless another goes on."""
+    return None if driver and driver["alive"] else read_end(folder / LOCK)
+
+
+def _ended_state(why: str) -> str:
+    return "interrupted" if why == INTERRUPTED else "failed"
+
+
+def _state(folder: Path, run: dict[str, Any], driver: dict[str, Any] | None, why: str | None) -> str:
     """What `run.json` says, unless its driver has gone without a word, or another has just begun."""
+    if why is not None:  # which `run.json` may not know, where there was no room to write it
+        return _ended_state(why)
     if run["status"] == "running":
         # A lock that nobody holds is left by a run that ended, even if it could not write so.
         is_over = (folder / LOCK).is_file() if driver is None else driver["alive"] is False
@@ -286,6 +302,8 @@ def _number(value: Any) -> float | None:
 def described(status: dict[str, Any]) -> str:
     """The same for people."""
     lines = [_headline(status), f"  {_counted(status)}"]
+    if status["state"] == "failed" and status["why"] is not None:
+        lines.append(f"  ended by: {status['why']}")
     if status["source"] != RUN:
         lines.append(f"  there is no {RUN}: counted by the outputs; {_AGAIN}")
     else:

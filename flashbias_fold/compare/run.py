@@ -186,13 +186,15 @@ class _Comparison:
         stage, folder = self.ready(), self.folder.path / job.name
         others = f"{len(self.methods)} methods, {self.settings.repeats} times after {WARM_UPS} to warm up"
         self.reporter.job(job.name, f"{job.n_token} tokens, {job.n_atom} atoms, {others}")
-        for warning in warnings_of(job, self.methods[0].settings, self.model):
+        warnings = warnings_of(job, self.methods[0].settings, self.model)
+        for warning in warnings:
             self.reporter.line(f"    {job.name}: {warning}")
         if self.settings.truth is not None and job.name not in self.truths:
             self.reporter.line(f"    {job.name}: no experimental structure in {self.settings.truth}")
         settings = self.identity(job)
         turns = Turns(stage, job, folder, self.truths.get(job.name))
         found = turns.entry()
+        found["warnings"] = [*warnings, *turns.warnings]
         record = {"settings": settings, "entry": found, "amiss": turns.amiss}
         write_json(folder / ENTRY, record)
         stock = found["results"][0]

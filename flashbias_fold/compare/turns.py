@@ -15,7 +15,7 @@ from flashbias_fold.compare.methods import Method
 from flashbias_fold.errors import InputError, JobError
 from flashbias_fold.inputs import Job
 from flashbias_fold.predict.folder import JobFolder
-from flashbias_fold.predict.prepare import with_alignments
+from flashbias_fold.predict.prepare import fit_format, with_alignments
 from flashbias_fold.predict.progress import Reporter
 from flashbias_fold.predict.publish import publish
 from flashbias_fold.protenix_adapter.engine import Engine, Prediction
@@ -59,15 +59,18 @@ class Turns:
 
     Attributes:
         amiss: What went wrong and did not end it, in words.
+        warnings: What is otherwise than asked for, and no reason to doubt the results.
     """
 
     def __init__(self, stage: Stage, job: Job, folder: Path, truth: Path | None) -> None:
         self.amiss: list[str] = []
+        self.warnings: list[str] = []
         self._stage, self._job, self._folder, self._truth_path = stage, job, folder, truth
         self._runs: dict[str, measure.Runs] = {}
         self._structures: dict[str, measure.Structure] = {}
         self._layers: dict[str, list[dict[str, Any]]] = {}
         self._sizes: dict[str, int] = {}
+        self._files: dict[str, dict[int, str]] = {}  # by method and rank
         self._truth = self._read_truth()
 
     def entry(self) -> dict[str, Any]:
@@ -144,14 +147,18 @@ class Turns:
         """All structures of a prediction; returns the seconds that it took."""
         start = time.perf_counter()
         folder = JobFolder(self._folder / method.key)
-        publish(prediction, self._job.name, method.seed, method.settings, folder)
+        settings = fit_format(method.settings, self._job)
+        written, _ = publish(prediction, self._job.name, method.seed, settings, folder)
+        self._files[method.key] = {sample.sample: sample.cif for sample in written.samples}
+        for warning in written.warnings:
+            self._stage.reporter.line(f"    {self._job.name}: {method.label}: {warning}")
+            self.warnings.append(f"{method.label}: {warning}")
         return time.perf_counter() - start
 
     def _result(self, method: Method) -> dict[str, Any]:
         structure, first = self._structures[method.key], self._structures[self._stage.baseline.key]
         is_first = method is self._stage.baseline
-        suffix = "pdb" if method.settings.format == "pdb" else "cif"
-        file = f"seed_{method.seed}/predictions/{self._job.name}_sample_{structure.rank}.{suffix}"
+        file = f"seed_{method.seed}/predictions/{self._files[method.key][structure.rank]}"
         return {
             "method": method.key,
             "structure": f"{self._job.name}/{method.key}/{file}",

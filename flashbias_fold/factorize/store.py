@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save as serialize
 
 from flashbias_fold.errors import UsageError
 from flashbias_fold.factorize.neural import NETWORKS, FactorNetwork
+from flashbias_fold.files import write_atomic
 
 _FORMAT = "flashbias-fold factors 2"
 _SEPARATOR = "::"  # between a layer's name and its network's parameter
@@ -45,16 +46,15 @@ class FactorFile:
     about: dict[str, Any] = field(default_factory=dict)
 
     def save(self, path: Path) -> None:
-        """Write it under another name first: a file of this name is complete."""
+        """Write it: a file of this name is complete."""
         tensors = {
             f"{layer}{_SEPARATOR}{name}": tensor.detach().cpu().contiguous()
             for layer, network in self.networks.items()
             for name, tensor in network.state_dict().items()
         }
         said = {name: value for name, value in vars(self).items() if name != "networks"}
-        partial = path.with_name(f".{path.name}.partial")
-        save_file(tensors, partial, metadata={"format": _FORMAT, "about": json.dumps(said)})
-        partial.replace(path)
+        # Not by safetensors itself, whose files only their owner may read, whatever the umask says.
+        write_atomic(path, serialize(tensors, {"format": _FORMAT, "about": json.dumps(said)}))
 
     @classmethod
     def load(cls, path: Path) -> FactorFile:

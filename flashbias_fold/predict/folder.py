@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import errno
 import fcntl
@@ -9,7 +10,6 @@ import io
 import math
 import os
 import shutil
-import socket
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
@@ -17,6 +17,7 @@ from typing import Any
 
 from flashbias_fold.errors import UsageError
 from flashbias_fold.files import PARTIAL, read_json, write_atomic, write_json
+from flashbias_fold.predict.ending import note_end, note_holder
 
 REPORT = "report.json"
 ERROR = "error.json"
@@ -49,8 +50,8 @@ class OutputFolder:
     def __enter__(self) -> OutputFolder:
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            # Opened for appending: another run's note of who holds the lock must survive the attempt.
-            self._lock = (self.path / LOCK).open("a+")
+            # Not emptied: another run's note of who holds the lock must survive the attempt.
+            self._lock = os.fdopen(os.open(self.path / LOCK, os.O_RDWR | os.O_CREAT, 0o666), "r+")
         except OSError as error:
             raise UsageError(f"--out: cannot write to {self.path}: {error.strerror}") from error
         try:
@@ -64,9 +65,11 @@ class OutputFolder:
             raise UsageError(
                 f"--out: {self.path} is in use by {holder}; wait for it or choose another"
             ) from error
-        self._lock.truncate(0)
-        self._lock.write(f"process {os.getpid()} on {socket.gethostname()}\n")
-        self._lock.flush()
+        try:
+            note_holder(self._lock.fileno())
+        except OSError as error:
+            self._lock.close()
+            raise UsageError(f"--out: cannot write to {self.path / LOCK}: {error.strerror}") from error
         self._sweep()
         for report in self._find_reports():
             self.note(report)
@@ -76,7 +79,11 @@ class OutputFolder:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         assert self._lock is not None
-        self._lock.truncate(0)
+        with contextlib.suppress(OSError):
+            if error is None:
+                self._lock.truncate(0)
+            else:
+                note_end(self._lock.fileno(), error)
         self._lock.close()
 
     def _sweep(self) -> None:

@@ -12,7 +12,7 @@ from flashbias_fold.errors import JobError, SetupError
 from flashbias_fold.inputs import Job
 from flashbias_fold.predict.account import NO_ROOM, device_name, difference, one_line, versions
 from flashbias_fold.predict.folder import JobFolder, OutputFolder
-from flashbias_fold.predict.prepare import seeds_of, warnings_of, with_alignments
+from flashbias_fold.predict.prepare import fit_format, seeds_of, warnings_of, with_alignments
 from flashbias_fold.predict.progress import Reporter
 from flashbias_fold.predict.settings import Settings, identity
 from flashbias_fold.predict.state import note_error
@@ -130,7 +130,9 @@ class JobRunner:
         self.reporter.stage("write")
         self.may_write()
         writing = time.perf_counter()
-        samples, files = publish(prediction, job.name, seed, self.settings, folder)
+        written, files = publish(prediction, job.name, seed, fit_format(self.settings, job), folder)
+        for warning in written.warnings:
+            self.reporter.line(f"    {job.name}: {warning}")
         end = time.perf_counter()
         predictions = f"seed_{seed}/predictions"
         record = {
@@ -149,10 +151,14 @@ class JobRunner:
             "peak_memory_bytes": prediction.peak_memory_bytes,
             "peak_process_memory_bytes": prediction.peak_process_memory_bytes,
             "chunk_size": prediction.chunk_size,
-            "warnings": [*self.engine.load_warnings, *warnings_of(job, self.settings, self.model)],
+            "warnings": [
+                *self.engine.load_warnings,
+                *warnings_of(job, self.settings, self.model),
+                *written.warnings,
+            ],
             "samples": [
                 {"seed": seed, **dataclasses.asdict(sample), "cif": f"{predictions}/{sample.cif}"}
-                for sample in samples
+                for sample in written.samples
             ],
             "files": files,
             "settings": wanted,
@@ -176,6 +182,8 @@ def _job_report(records: list[dict[str, Any]]) -> dict[str, Any]:
         "wall_s": sum(record["wall_s"] for record in records),
         "peak_memory_bytes": max(record["peak_memory_bytes"] for record in records),
         "peak_process_memory_bytes": max(record["peak_process_memory_bytes"] for record in records),
+        # Most are of the job, and so of every seed.
+        "warnings": list(dict.fromkeys(text for record in records for text in record["warnings"])),
         "samples": [sample for record in records for sample in record["samples"]],
         "files": [file for record in records for file in record["files"]],
     }

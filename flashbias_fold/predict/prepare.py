@@ -77,7 +77,7 @@ def seeds_of(settings: Settings, job: Job) -> tuple[int, ...]:
 
 
 def that_fit(inputs: InputSet, settings: Settings, model: Model, device: Any) -> InputSet:
-    """Reject the jobs that cannot fit the memory at hand or the format, before anything is loaded.
+    """Reject the jobs that cannot fit the memory at hand, before anything is loaded.
 
     One that may not fit is warned of.
     """
@@ -85,17 +85,7 @@ def that_fit(inputs: InputSet, settings: Settings, model: Model, device: Any) ->
 
     need = need_of(settings, model, device, stock_kernels(device).attention)
     fitting = _without(inputs, lambda job: _memory_problem(job, need, device))
-    found = in_the_format(fitting, settings)
-    return dataclasses.replace(found, jobs=warned(found.jobs, need, device))
-
-
-def in_the_format(inputs: InputSet, settings: Settings) -> InputSet:
-    """Reject the jobs whose structures the format has no room for."""
-    from flashbias_fold.protenix_adapter.writer import pdb_problem_of
-
-    if settings.format == "cif":
-        return inputs
-    return _without(inputs, lambda job: pdb_problem_of(job.document, n_atom=job.n_atom, n_chain=job.n_chain))
+    return dataclasses.replace(fitting, jobs=warned(fitting.jobs, need, device))
 
 
 def _without(inputs: InputSet, problem_of: Callable[[Job], str | None]) -> InputSet:
@@ -179,7 +169,23 @@ def warnings_of(job: Job, settings: Settings, model: Model) -> list[str]:
         said.append(f"{model.name} reads no alignments: those of the input are not used")
     elif not settings.rna_msa and _has_rna_alignment(job.document):
         said.append("the alignment of RNA is not used (--rna-msa uses it)")
+    if problem := _format_problem(job, settings):
+        said.append(f"--format {settings.format}: {problem}: its structures are written as mmCIF alone")
     return said
+
+
+def fit_format(settings: Settings, job: Job) -> Settings:
+    """Return the settings with a format that has room for the job's structures, as far as the input tells."""
+    return settings.filled(format="cif") if _format_problem(job, settings) else settings
+
+
+def _format_problem(job: Job, settings: Settings) -> str | None:
+    """Return why the format has no room for the job's structures, as far as the input tells."""
+    from flashbias_fold.protenix_adapter.writer import pdb_problem_of
+
+    if settings.format == "cif":
+        return None
+    return pdb_problem_of(job.document, n_atom=job.n_atom, n_chain=job.n_chain)
 
 
 def _has_rna_alignment(document: dict[str, Any]) -> bool:

@@ -8,18 +8,18 @@ from pathlib import Path
 from flashbias_fold.predict.folder import JobFolder
 from flashbias_fold.predict.settings import Settings
 from flashbias_fold.protenix_adapter.engine import Prediction
-from flashbias_fold.protenix_adapter.writer import Sample, write_prediction
+from flashbias_fold.protenix_adapter.writer import Written, write_prediction
 
 _FORMATS = {"cif": ("cif",), "pdb": ("pdb",), "both": ("cif", "pdb")}
 
 
 def publish(
     prediction: Prediction, name: str, seed: int, settings: Settings, folder: JobFolder
-) -> tuple[list[Sample], list[str]]:
-    """Write every structure of a seed; returns these, best first, and their files from the folder."""
+) -> tuple[Written, list[str]]:
+    """Write every structure of a seed; return these, and all files as seen from the folder."""
     formats = _FORMATS[str(settings.format)]
     with tempfile.TemporaryDirectory(prefix="flashbias-fold-") as scratch:
-        samples = write_prediction(
+        written = write_prediction(
             prediction, name, seed, Path(scratch), formats=formats, pae=settings.write_pae
         )
-        return samples, folder.publish_seed(seed, Path(scratch, "predictions"))
+        return written, folder.publish_seed(seed, Path(scratch, "predictions"))

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from flashbias_fold.checksum import verify
+from flashbias_fold.choices import CHOICES
 from flashbias_fold.errors import DeviceMemoryError, FlashbiasError, JobError, SetupError
 from flashbias_fold.pairformer import Plan
 from flashbias_fold.protenix_adapter import environment, swap
@@ -28,6 +29,7 @@ from flashbias_fold.protenix_adapter.memory import CHUNK_LADDER, DeviceMemory, c
 from flashbias_fold.protenix_adapter.models import Model, build_config
 from flashbias_fold.protenix_adapter.networks import Find, networks_of, no_networks
 from flashbias_fold.protenix_adapter.ordered_sums import OrderedSums
+from flashbias_fold.protenix_adapter.origin import Origin
 
 
 class Observer(Protocol):
@@ -60,6 +62,7 @@ class Prediction:
         stages_peak_bytes: Peak memory by stage: of the device; on a CPU, of the process.
         peak_memory_bytes: The largest of these.
         peak_process_memory_bytes: Of the process.
+        origin: What made it.
         chunk_size: Rows attended at once, where memory forced a choice.
     """
 
@@ -69,6 +72,7 @@ class Prediction:
     stages_peak_bytes: dict[str, int]
     peak_memory_bytes: int
     peak_process_memory_bytes: int
+    origin: Origin
     chunk_size: int | None = None
     layers: list[dict[str, Any]] = field(default_factory=list)
 
@@ -244,8 +248,23 @@ class Engine:
             stages_peak_bytes=clock.peaks,
             peak_memory_bytes=clock.memory.peak(),
             peak_process_memory_bytes=clock.memory.process_peak(),
+            origin=self._origin(seed),
             chunk_size=chunk_size,
             layers=self.swap.report(),
+        )
+
+    def _origin(self, seed: int) -> Origin:
+        # The name of a plan that is a file is its path, which is nobody's business where a structure goes.
+        is_file = self._plan.name not in CHOICES["bias"]
+        return Origin(
+            model=self.model.name,
+            demo_model=self.model.is_demo,
+            bias="flashbias" if is_file else self._plan.name,
+            plan=self._plan.digest,
+            dtype=self.dtype,
+            steps=int(self.config.sample_diffusion.N_step),
+            cycles=int(self.config.model.N_cycle),
+            seed=seed,
         )
 
     def _forward(self, features: Features) -> dict[str, Any]:

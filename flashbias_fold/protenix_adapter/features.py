@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from flashbias_fold.errors import JobError, SetupError
+from flashbias_fold.files import naming
 from flashbias_fold.protenix_adapter.environment import swallow_stdout
 
 
@@ -72,7 +73,8 @@ def featurize(document: dict[str, Any], config: Any) -> Features:
 
     with tempfile.TemporaryDirectory(prefix="flashbias-fold-") as folder, _esm_files_in(folder, config):
         path = Path(folder, "job.json")
-        path.write_text(json.dumps([document]))
+        with naming(path):
+            path.write_text(json.dumps([document]))
         config.input_json_path = str(path)
         with swallow_stdout():
             dataset = InferenceDataset(config)

@@ -9,9 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from flashbias_fold.errors import JobError
+from flashbias_fold.files import naming
 from flashbias_fold.protenix_adapter.components import job_codes
 from flashbias_fold.protenix_adapter.engine import Prediction
+from flashbias_fold.protenix_adapter.origin import Origin, cif_value
 
 PDB_ATOM_LIMIT = 99_999
 PDB_NAME_LENGTH = 3
@@ -33,6 +34,19 @@ class Sample:
     has_clash: bool
 
 
+@dataclass(frozen=True)
+class Written:
+    """The structures of a seed as files.
+
+    Attributes:
+        samples: The best first.
+        warnings: Which of them are in another format than was asked for, and why.
+    """
+
+    samples: list[Sample]
+    warnings: list[str]
+
+
 def ranks(prediction: Prediction) -> list[int]:
     """The rank within its seed of each structure, in the order in which they were drawn; 0 is the best."""
     from runner.dumper import DataDumper
@@ -43,50 +57,74 @@ def ranks(prediction: Prediction) -> list[int]:
 
 def write_prediction(
     prediction: Prediction, name: str, seed: int, folder: Path, *, formats: tuple[str, ...], pae: bool
-) -> list[Sample]:
-    """Write every sample of a prediction into `folder`, named as Protenix names them, best first."""
+) -> Written:
+    """Write every sample of a prediction into `folder`, named as Protenix names them.
+
+    A structure that the PDB format has no room for is written as mmCIF, whatever was asked for.
+    """
     from runner.dumper import DataDumper
 
     dumper = DataDumper(base_dir=str(folder), sorted_by_ranking_score=True)
-    output, features = prediction.output, prediction.features
-    dumper.dump_predictions(
-        pred_dict=output,
-        dump_dir=str(folder),
-        pdb_id=name,
-        atom_array=features.atom_array,
-        entity_poly_type=features.polymer_types,
-        seed=seed,
-    )
-    samples = []
-    for index, rank in enumerate(ranks(prediction)):
-        cif = folder / "predictions" / f"{name}_sample_{rank}.cif"
-        _mend_names(cif, name)
-        if "pdb" in formats:
-            write_pdb(cif, cif.with_suffix(".pdb"))
-        if "cif" not in formats:
-            cif.unlink()
-        if pae:
-            _write_pae(output["full_data"][index], features, cif.with_name(f"{name}_pae_sample_{rank}.npz"))
-        structure = cif.name if "cif" in formats else cif.with_suffix(".pdb").name
-        samples.append(_sample(output["summary_confidence"][index], rank, structure))
-    return sorted(samples, key=lambda sample: sample.sample)
+    samples, problems = [], {}
+    with naming(folder):
+        dumper.dump_predictions(
+            pred_dict=prediction.output,
+            dump_dir=str(folder),
+            pdb_id=name,
+            atom_array=prediction.features.atom_array,
+            entity_poly_type=prediction.features.polymer_types,
+            seed=seed,
+        )
+        for index, rank in enumerate(ranks(prediction)):
+            stem = folder / "predictions" / f"{name}_sample_{rank}"
+            structure, problems[rank] = _write_structure(stem, name, prediction.origin, rank, formats)
+            confidences = stem.with_name(f"{name}_summary_confidence_sample_{rank}.json")
+            confidences.write_text(prediction.origin.add_to_json(confidences.read_text(), rank))
+            if pae:
+                _write_pae(prediction, index, rank, stem.with_name(f"{name}_pae_sample_{rank}.npz"))
+            samples.append(_sample(prediction.output["summary_confidence"][index], rank, structure.name))
+    samples.sort(key=lambda sample: sample.sample)
+    return Written(samples, _describe_problems(problems, seed))
 
 
-def _mend_names(cif: Path, name: str) -> None:
-    """Protenix names the data block and the entry after the job, in ways that CIF does not always allow."""
+def _write_structure(
+    stem: Path, name: str, origin: Origin, rank: int, formats: tuple[str, ...]
+) -> tuple[Path, str | None]:
+    """Make the wanted files of the mmCIF file that Protenix wrote.
+
+    Returns:
+        The file that a report names, and why there is none in the PDB format although it was asked for.
+    """
+    cif, pdb = (stem.with_name(f"{stem.name}.{format}") for format in ("cif", "pdb"))
+    _complete_cif(cif, name, origin, rank)
+    problem = write_pdb(cif, pdb, origin.pdb_records(rank)) if "pdb" in formats else None
+    if "cif" in formats or problem is not None:
+        return cif, problem
+    cif.unlink()
+    return pdb, None
+
+
+def _describe_problems(problems: dict[int, str | None], seed: int) -> list[str]:
+    """Say once for each reason which samples are not in the PDB format."""
+    ranks_by_reason: dict[str, list[int]] = {}
+    for rank, reason in sorted(problems.items()):
+        if reason is not None:
+            ranks_by_reason.setdefault(reason, []).append(rank)
+    return [
+        f"seed {seed}, sample {', '.join(map(str, ranks))}: in mmCIF alone, as {reason}"
+        for reason, ranks in ranks_by_reason.items()
+    ]
+
+
+def _complete_cif(cif: Path, name: str, origin: Origin, rank: int) -> None:
+    """Add where the structure comes from, and mend the names of the data block and the entry.
+
+    Protenix names these after the job, in ways that CIF does not always allow. All else stays as it is.
+    """
     block, _, rest = cif.read_text().split("\n#\n", 2)
     block = re.sub(r"[^!-~]", "_", block)
-    cif.write_text("\n#\n".join((block, f"_entry.id   {_cif_value(name)}", rest)))
-
-
-def _cif_value(text: str) -> str:
-    """`text` as a value that every reader of CIF takes for one, quoted where it has to be."""
-    text = re.sub(r"[^ -~]", "_", text)
-    reserved = re.match(r"(data|save|loop|stop|global)_", text, re.IGNORECASE)
-    if re.fullmatch(r"[A-Za-z0-9][!#-&(-~]*", text) and not reserved:
-        return text
-    quote = "'" if "'" not in text else '"'
-    return quote + text.replace(quote, "_") + quote
+    entry = f"_entry.id   {cif_value(name)}"
+    cif.write_text("\n#\n".join((block, entry, *origin.cif_categories(name, rank), rest)))
 
 
 def _sample(summary: dict[str, Any], rank: int, structure: str) -> Sample:
@@ -101,27 +139,36 @@ def _sample(summary: dict[str, Any], rank: int, structure: str) -> Sample:
     )
 
 
-def write_pdb(cif: Path, pdb: Path) -> None:
-    """Convert a predicted mmCIF file to PDB, refusing what that format cannot hold."""
+def write_pdb(cif: Path, pdb: Path, records: list[str]) -> str | None:
+    """Convert a predicted mmCIF file to PDB; where that format has no room, write nothing and return why.
+
+    Args:
+        cif: The file to convert.
+        pdb: The file to write.
+        records: The lines that come first.
+    """
+    from biotite.structure import BadStructureError
     from biotite.structure.io import pdb as pdb_format
     from biotite.structure.io import pdbx
 
     structure = pdbx.get_structure(
         pdbx.CIFFile.read(cif), model=1, use_author_fields=False, extra_fields=["b_factor", "occupancy"]
     )
-    problem = pdb_problem(structure)
-    if problem:
-        raise JobError(problem)
+    if problem := pdb_problem(structure):
+        return problem
     file = pdb_format.PDBFile()
-    file.set_structure(structure)
-    file.write(pdb)
+    try:
+        file.set_structure(structure)
+    except BadStructureError as error:
+        return f"the PDB format has no room for it: {error}"
+    pdb.write_text("\n".join([*records, *file.lines]) + "\n")
+    return None
 
 
 def pdb_problem_of(document: dict[str, Any], *, n_atom: int, n_chain: int) -> str | None:
     """Why the PDB format could not hold the structure of a job, as far as its input tells."""
-    hint = "use --format cif"
     if n_atom > PDB_ATOM_LIMIT:
-        return f"the PDB format holds {PDB_ATOM_LIMIT} atoms, this structure has about {n_atom}; {hint}"
+        return f"the PDB format holds {PDB_ATOM_LIMIT} atoms, this structure has about {n_atom}"
     ids = [
         name
         for entity in document["sequences"]
@@ -130,36 +177,36 @@ def pdb_problem_of(document: dict[str, Any], *, n_atom: int, n_chain: int) -> st
     ]
     long_ids = [name for name in ids if len(name) > 1]
     if long_ids:
-        return f"the PDB format has one letter for a chain, but there is '{long_ids[0]}'; {hint}"
+        return f"the PDB format has one letter for a chain, but there is '{long_ids[0]}'"
     if n_chain > _LETTERS:  # chains without an id are named A to Z, then AA
-        return f"the PDB format has one letter for a chain, but there are {n_chain} chains; {hint}"
+        return f"the PDB format has one letter for a chain, but there are {n_chain} chains"
     long_names = sorted(code for code in job_codes(document) if len(code) > PDB_NAME_LENGTH)
     if long_names:
-        return f"the PDB format has three letters for a component, but there is '{long_names[0]}'; {hint}"
+        return f"the PDB format has three letters for a component, but there is '{long_names[0]}'"
     return None
 
 
 def pdb_problem(atoms: Any) -> str | None:
     """Why the PDB format cannot hold `atoms` (a biotite AtomArray), or None."""
-    hint = "use --format cif"
     if len(atoms) > PDB_ATOM_LIMIT:
-        return f"the PDB format holds {PDB_ATOM_LIMIT} atoms, this structure has {len(atoms)}; {hint}"
+        return f"the PDB format holds {PDB_ATOM_LIMIT} atoms, this structure has {len(atoms)}"
     long_chains = sorted({str(chain) for chain in atoms.chain_id if len(chain) > 1})
     if long_chains:
-        return f"the PDB format has one letter for a chain, but there is '{long_chains[0]}'; {hint}"
+        return f"the PDB format has one letter for a chain, but there is '{long_chains[0]}'"
     long_names = sorted({str(residue) for residue in atoms.res_name if len(residue) > PDB_NAME_LENGTH})
     if long_names:
-        return f"the PDB format has three letters for a component, but there is '{long_names[0]}'; {hint}"
+        return f"the PDB format has three letters for a component, but there is '{long_names[0]}'"
     if int(np.max(atoms.res_id, initial=0)) > PDB_RESIDUE_LIMIT:
-        return f"the PDB format numbers {PDB_RESIDUE_LIMIT} residues in a chain, there are more; {hint}"
+        return f"the PDB format numbers {PDB_RESIDUE_LIMIT} residues in a chain, there are more"
     if float(np.max(np.abs(atoms.coord), initial=0.0)) >= PDB_COORDINATE_LIMIT:
-        return f"the PDB format has no room for a coordinate beyond {PDB_COORDINATE_LIMIT:.0f} A; {hint}"
+        return f"the PDB format has no room for a coordinate beyond {PDB_COORDINATE_LIMIT:.0f} A"
     return None
 
 
-def _write_pae(full: dict[str, Any], features: Any, path: Path) -> None:
-    """The error matrices of one sample, with what is needed to read them."""
-    centre = features.atom_array[features.atom_array.centre_atom_mask.astype(bool)]
+def _write_pae(prediction: Prediction, index: int, rank: int, path: Path) -> None:
+    """Write the error matrices of one sample, with what is needed to read them."""
+    full, atoms = prediction.output["full_data"][index], prediction.features.atom_array
+    centre = atoms[atoms.centre_atom_mask.astype(bool)]
     np.savez_compressed(
         path,
         pae=full["token_pair_pae"].float().cpu().numpy().astype(np.float32),
@@ -168,4 +215,5 @@ def _write_pae(full: dict[str, Any], features: Any, path: Path) -> None:
         token_chain=centre.chain_id.astype(str),
         token_residue=centre.res_id.astype(np.int32),
         token_component=centre.res_name.astype(str),
+        made_by=np.asarray(prediction.origin.as_json(rank)),
     )

@@ -27,8 +27,8 @@ def inputs(tmp_path_factory):
 def made(tmp_path_factory, inputs):
     """A calibration that nobody disturbed."""
     out = tmp_path_factory.mktemp("calibrate") / "f.safetensors"
-    done = run("calibrate", "--inputs", inputs, "--out", out, "--passes", 2, *SMALL, check=0, env=ONE_THREAD)
-    return out, done
+    command = ("calibrate", "--inputs", inputs, "--out", out, "--passes", 2, *SMALL)
+    return out, run(*command, check=0, env=ONE_THREAD, umask=0o026)
 
 
 def test_every_layer_is_trained_and_judged_on_what_was_kept_aside(made):
@@ -50,6 +50,11 @@ def test_a_picture_and_nothing_else_lies_beside_it(made):
     out, _ = made
     assert sorted(path.name for path in out.parent.iterdir()) == ["f.safetensors", "f.svg"]
     assert "<svg" in out.with_suffix(".svg").read_text()
+
+
+def test_who_may_read_them_is_for_the_umask_to_say(made):
+    modes = {path.name: path.stat().st_mode & 0o777 for path in made[0].parent.iterdir()}
+    assert modes == {"f.safetensors": 0o640, "f.svg": 0o640}
 
 
 def test_training_changed_the_networks(made):

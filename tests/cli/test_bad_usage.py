@@ -67,9 +67,6 @@ JOBS = {
     "ptm": job(chain(modifications=[{"ptmType": "CCD_SEP", "ptmPosition": 99}])),
     "seeds": job(modelSeeds=["x"]),
     "huge": job(chain(sequence="M" * 1000, count=60)),
-    "chains": job(chain(sequence="GA", count=30)),
-    "five-letters": job(ligand("CCD_A1LU6")),
-    "long-id": job(chain(id=["AA"])),
 }
 
 # what is wrong -> the arguments after `predict` (or all of them), what the line must name
@@ -158,11 +155,6 @@ INPUTS = {
     "seed of the job text": ("seeds.json", ["'bad'", "modelSeeds[0]", "'x'"]),
     "too large for the memory": ("huge.json", ["huge.json", "'bad'", "60000 tokens", "GiB"]),
 }
-PDB_CANNOT = {
-    "thirty chains": ("chains.json", ["'bad'", "PDB", "30 chains", "--format cif"]),
-    "a component of five letters": ("five-letters.json", ["'bad'", "PDB", "'A1LU6'", "--format cif"]),
-    "a chain of two letters": ("long-id.json", ["'bad'", "PDB", "'AA'", "--format cif"]),
-}
 
 
 def refused(*arguments, names=()):
@@ -211,12 +203,6 @@ def test_results_among_the_inputs_are_refused(here):
 @pytest.mark.parametrize(("path", "names"), INPUTS.values(), ids=INPUTS.keys())
 def test_wrong_inputs(here, path, names):
     refused("predict", path, "--out", "out", *TINY, names=names)
-
-
-@pytest.mark.parametrize(("path", "names"), PDB_CANNOT.values(), ids=PDB_CANNOT.keys())
-@pytest.mark.parametrize("form", ["pdb", "both"])
-def test_what_a_pdb_file_cannot_hold_is_refused_before_anything_runs(here, path, names, form):
-    refused("predict", path, "--out", "out", *TINY, "--format", form, names=names)
 
 
 def test_a_memory_estimate_says_how_much_is_needed_and_how_much_there_is(here):

@@ -256,6 +256,24 @@ def test_a_plan_is_a_method(tmp_path):
     assert {layer["rank"] for layer in layers if layer["way"] == "lowrank"} == {4}
 
 
+def test_a_structure_that_pdb_has_no_room_for_is_compared_as_mmcif(tmp_path):
+    """Two steps leave noise that is too far out; what each file says of itself is its own method."""
+    jobs = write_jobs(tmp_path / "jobs.json", protein("far", SEQUENCE[:8]))
+    arguments = ("compare", jobs, "--out", tmp_path / "cmp", *QUICK, "--format", "pdb")
+    done = call(*arguments, check=0)
+    found = report(tmp_path / "cmp")
+    assert faults(found) == []
+    (entry,) = found["entries"]
+    beyond = [text for text in entry["warnings"] if "in mmCIF alone, as the PDB format has no room" in text]
+    assert [text.split(":")[0] for text in beyond] == ["stock", "dense bias", "stock, seed 102"]
+    assert all(f"    far: {text}\n" in done.stderr for text in beyond)
+    for result, bias in zip(entry["results"], ("stock", "dense", "stock"), strict=True):
+        assert result["structure"].endswith("_sample_0.cif")
+        title = gemmi.read_structure(str(tmp_path / "cmp" / result["structure"])).info["_struct.title"]
+        assert f" bias {bias}, seed {102 if '102' in result['method'] else 101}, sample 0 " in title
+    assert "far: already complete, skipped" in call(*arguments, check=0).stderr
+
+
 def test_a_method_without_room_is_left_out_and_said(quick, tmp_path, monkeypatch):
     """The mock: the device's memory, which is short for one method."""
     predict = Engine.predict

@@ -26,6 +26,7 @@ from flashbias_fold.compare.structures import compared
 from flashbias_fold.errors import InputError
 from flashbias_fold.protenix_adapter.engine import Prediction
 from flashbias_fold.protenix_adapter.features import Features
+from flashbias_fold.protenix_adapter.origin import Origin
 
 TIMED = STAGES[:-1]
 
@@ -57,7 +58,8 @@ def a_prediction(rankings=(0.5,), atoms=None, seconds=(1.0, 2.0, 3.0, 4.0), memo
     }
     stages = dict(zip(TIMED, seconds, strict=True))
     peaks = dict.fromkeys(stages, memory)
-    return Prediction(Features({}, atoms), output, stages, peaks, memory, memory)
+    origin = Origin("demo", True, "stock", None, "fp32", steps=1, cycles=1, seed=1)
+    return Prediction(Features({}, atoms), output, stages, peaks, memory, memory, origin)
 
 
 # Runs

@@ -9,6 +9,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+from conftest import ROOT
 
 from flashbias_kernels import tuning
 from flashbias_kernels.audit import sass
@@ -182,6 +183,19 @@ def test_an_interpreter_compiles_nothing(audit):
     assert done.stderr.splitlines() == [
         "flashbias_kernels.audit: TRITON_INTERPRET is set, so that kernels would be interpreted and not "
         "compiled; unset it"
+    ]
+
+
+def test_without_triton_it_says_what_installs_it(audit, tmp_path):
+    """In an environment of the light set; the release is the one that its tests use."""
+    (tmp_path / "sitecustomize.py").write_text("import sys\nsys.modules['triton'] = None\n")
+    path = os.pathsep.join(filter(None, (str(tmp_path), os.environ.get("PYTHONPATH"))))
+    done, found = audit(PYTHONPATH=path)
+    assert (done.returncode, done.stdout, found) == (2, "", None)
+    pins = (ROOT / "requirements" / "dev-cpu.txt").read_text().splitlines()
+    (pin,) = (line for line in pins if line.startswith("triton=="))
+    assert done.stderr.splitlines() == [
+        f"flashbias_kernels.audit: the package triton is not installed: {sys.executable} -m pip install {pin}"
     ]
 
 

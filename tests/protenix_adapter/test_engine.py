@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from command_line import without_origin
 from conftest import SEQUENCE, protein
 
 from flashbias_fold.errors import DeviceMemoryError, JobError, UsageError
@@ -84,7 +85,9 @@ def test_stock_writes_the_bytes_that_protenix_writes(engine, stock_files, tmp_pa
     prediction = engine("stock").predict(document, seed)
     write_prediction(prediction, document["name"], seed, tmp_path, formats=("cif",), pae=False)
     written = {path.name: path.read_bytes() for path in (tmp_path / "predictions").iterdir()}
-    assert written == expected
+    assert {name: without_origin(name, content) for name, content in written.items()} == expected
+    for content in written.values():
+        assert b"random" in content and b"DEMONSTRATION" not in content, "what model it is of"
 
 
 class Watch:
@@ -290,11 +293,10 @@ def test_pdb_and_pae_are_written_on_demand(engine, tmp_path):
     from biotite.structure.io import pdb, pdbx
 
     prediction = engine("dense").predict(MIXED, 1)
-    # So few steps leave noise of a size for which PDB files have no room.
-    with pytest.raises(JobError, match="no room for a coordinate beyond 1000 A; use --format cif"):
-        write_prediction(prediction, "mixed", 1, tmp_path / "large", formats=("pdb",), pae=False)
     prediction.output["coordinate"] *= 50 / prediction.output["coordinate"].abs().max()
-    samples = write_prediction(prediction, "mixed", 1, tmp_path, formats=("cif", "pdb"), pae=True)
+    written = write_prediction(prediction, "mixed", 1, tmp_path, formats=("cif", "pdb"), pae=True)
+    assert written.warnings == []
+    samples = written.samples
     assert [sample.sample for sample in samples] == [0, 1]
     assert samples[0].ranking_score >= samples[1].ranking_score
     folder = tmp_path / "predictions"
@@ -308,6 +310,31 @@ def test_pdb_and_pae_are_written_on_demand(engine, tmp_path):
             assert pae["pae"].shape == pae["pde"].shape == (n_token, n_token)
             assert pae["token_chain"].shape == (n_token,)
             assert set(pae["token_chain"]) == set(cif.chain_id)
+
+
+@pytest.mark.parametrize("formats", [("pdb",), ("cif", "pdb")], ids="+".join)
+def test_a_structure_without_room_in_a_pdb_file_is_written_as_cif(engine, tmp_path, formats):
+    """Of two samples one has room: each is in the format that can be, and what differs is said."""
+    prediction = engine("dense").predict(MIXED, 1)
+    places = prediction.output["coordinate"]
+    places *= 50 / places.abs().max()
+    ranking = [float(said["ranking_score"]) for said in prediction.output["summary_confidence"]]
+    far = ranking.index(max(ranking))
+    places[far] *= 1000 / places[far].abs().max()
+    written = write_prediction(prediction, "mixed", 1, tmp_path, formats=formats, pae=False)
+    both = len(formats) == 2
+    assert [sample.cif for sample in written.samples] == [
+        "mixed_sample_0.cif",
+        f"mixed_sample_1.{'cif' if both else 'pdb'}",
+    ]
+    structures = {path.name for path in (tmp_path / "predictions").iterdir() if path.suffix != ".json"}
+    assert structures == {"mixed_sample_0.cif", "mixed_sample_1.pdb"} | (
+        {"mixed_sample_1.cif"} if both else set()
+    )
+    (warning,) = written.warnings
+    assert warning == (
+        "seed 1, sample 0: in mmCIF alone, as the PDB format has no room for a coordinate beyond 1000 A"
+    )
 
 
 # Plans whose rules hold for some sizes and devices

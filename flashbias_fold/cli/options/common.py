@@ -105,7 +105,11 @@ def add_predictions(command: argparse.ArgumentParser, *, seeds: str) -> None:
         help="use the alignments of RNA chains too, which Protenix by default does not",
     )
     output = command.add_argument_group("output")
-    output.add_argument("--format", choices=CHOICES["format"], help="format of the structures (default: cif)")
+    output.add_argument(
+        "--format",
+        choices=CHOICES["format"],
+        help="format of the structures (default: cif); what PDB has no room for is written as mmCIF",
+    )
     output.add_argument(
         "--write-pae",
         action="store_true",

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 
 ARCHITECTURES = (80, 86, 89, 90, 100)
 USUAL_ARCHITECTURES = (80, 90, 100)
+# The release for an environment that has none, as the requirements of a machine without a GPU: the one that
+# they install for the tests (requirements/dev-cpu.txt).
+_TRITON = "triton==3.9.0"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -92,7 +95,7 @@ def _listed(architectures: Sequence[int]) -> str:
 def _obstacle() -> str | None:
     """Why there is nothing to compile with."""
     if find_spec("triton") is None:
-        return "the package triton is not installed"
+        return f"the package triton is not installed: {sys.executable} -m pip install {_TRITON}"
     if "TRITON_INTERPRET" in os.environ:
         return "TRITON_INTERPRET is set, so that kernels would be interpreted and not compiled; unset it"
     return None
