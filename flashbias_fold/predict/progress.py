@@ -9,6 +9,7 @@ from types import TracebackType
 from typing import TextIO
 
 _PLAIN_INTERVAL_S = 30.0  # a log file wants a sign of life, not every step
+_CHECKING_INTERVAL_S = 10.0  # nothing has been said of any job by then
 
 
 class Reporter:
@@ -50,6 +51,17 @@ class Reporter:
     def error(self, text: str) -> None:
         """A line that is shown also when quiet."""
         self._write(text)
+
+    def reading(self, what: str) -> None:
+        """Say what is being read; the first line of a run, before anything that takes long."""
+        self.line(f"reading {what}")
+
+    def checked(self, done: int, total: int) -> None:
+        """Show how many jobs of an input have been checked, where that takes long."""
+        if self._display:
+            self._display.checked(done, total)
+        elif time.monotonic() - self._last_line >= _CHECKING_INTERVAL_S:
+            self.line(f"    checked {done:,} of {total:,}")
 
     def begin(self, jobs: int) -> None:
         """So many jobs are to be done."""
@@ -133,6 +145,11 @@ class _Live:
 
     def stop(self) -> None:
         self._progress.stop()
+
+    def checked(self, done: int, total: int) -> None:
+        self._progress.update(
+            self._now, description="checking", completed=done, total=total, visible=done < total
+        )
 
     def begin(self, jobs: int) -> None:
         self._progress.update(self._all, total=jobs, visible=jobs > 1)
