@@ -57,6 +57,10 @@ class ReadingWatch(Protocol):
         """Note that so many jobs of all, or files of a folder, have been checked."""
         ...
 
+    def end_reading(self, jobs: int) -> None:
+        """Note that everything has been read, with so many jobs to do."""
+        ...
+
 
 @dataclass(frozen=True)
 class Job:
@@ -105,10 +109,10 @@ class InputSet:
         if len(repeated) < _MANY:
             return [str(error) for error in errors]
         lines = [str(error) for error in errors if not isinstance(error, DuplicateNameError)]
-        files = listed(dict.fromkeys(str(error.file) for error in repeated), most=_MOST_NAMED)
+        files = ", ".join(dict.fromkeys(str(error.file) for error in repeated[:_MOST_NAMED]))
         names = listed(dict.fromkeys(str(error.job) for error in repeated), most=_MOST_NAMED)
         message = (
-            f"{files}: {len(repeated):,} jobs have the name of an earlier one and are left out; "
-            f"expected a name of its own for each: {names}"
+            f"{files}: name: expected a name of its own for each job, found {len(repeated):,} more jobs with "
+            f"the name of an earlier one: {names}; they are left out"
         )
         return [*lines, message]

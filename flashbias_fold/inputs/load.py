@@ -37,18 +37,10 @@ def load_inputs(path: Path, catalog: ComponentCatalog, watch: ReadingWatch | Non
     path = Path(path)
     watch = watch or _NobodyWatches()
     catalog = CatalogCache(catalog)
-    if not is_folder(path):
-        return _keep_distinct(_read_file(path, catalog, watch))
-    files = _files_of(path)
-    watch.reading(f"{len(files):,} {'file' if len(files) == 1 else 'files'} of {path}")
-    outcomes: list[Job | Rejected] = []
-    for number, file in enumerate(files, start=1):
-        try:
-            outcomes += _read_file(file, catalog, _NobodyWatches())
-        except InputError as error:
-            outcomes.append(Rejected(error, None))
-        watch.checked(number, len(files))
-    return _keep_distinct(outcomes)
+    read = _read_folder if is_folder(path) else _read_file
+    inputs = _keep_distinct(read(path, catalog, watch))
+    watch.end_reading(len(inputs.jobs))
+    return inputs
 
 
 class _NobodyWatches:
@@ -57,6 +49,22 @@ class _NobodyWatches:
 
     def checked(self, done: int, total: int) -> None:
         pass
+
+    def end_reading(self, jobs: int) -> None:
+        pass
+
+
+def _read_folder(folder: Path, catalog: ComponentCatalog, watch: ReadingWatch) -> list[Job | Rejected]:
+    files = _files_of(folder)
+    watch.reading(f"{len(files):,} {'file' if len(files) == 1 else 'files'} of {folder}")
+    outcomes: list[Job | Rejected] = []
+    for number, file in enumerate(files, start=1):
+        try:
+            outcomes += _read_file(file, catalog, _NobodyWatches())
+        except InputError as error:
+            outcomes.append(Rejected(error, None))
+        watch.checked(number, len(files))
+    return outcomes
 
 
 def _files_of(folder: Path) -> list[Path]:
@@ -86,7 +94,7 @@ def _read_file(path: Path, catalog: ComponentCatalog, watch: ReadingWatch) -> li
 
 
 def _read_json_file(path: Path, catalog: ComponentCatalog, watch: ReadingWatch) -> Iterator[Job | Rejected]:
-    watch.reading(str(path))  # before it is parsed: how many jobs there are is known afterwards
+    watch.reading(str(path))  # how many jobs there are is known when it has been parsed
     documents = read_documents(path)
     for number, document in enumerate(documents, start=1):
         yield _outcome(document, Place(path, f"#{number}"), catalog)
@@ -94,6 +102,7 @@ def _read_json_file(path: Path, catalog: ComponentCatalog, watch: ReadingWatch) 
 
 
 def _read_fasta_file(path: Path, catalog: ComponentCatalog, watch: ReadingWatch) -> Iterator[Job | Rejected]:
+    watch.reading(str(path))
     records = split_records(path)
     watch.reading(f"{len(records):,} {'record' if len(records) == 1 else 'records'} of {path}")
     for number, record in enumerate(read_records(path, records), start=1):

@@ -46,11 +46,11 @@ def made_safe(text: str) -> str:
     Letters and digits of every script stay. Where anything else of a text that is not ASCII is lost, a digest
     of it keeps the name apart from others.
     """
-    safe = "".join(letter if _is_safe(letter) else "\0" for letter in text)
-    name = re.sub("\0+", "_", safe).lstrip("-.")
+    kept = "".join(letter if _is_safe(letter) else " " for letter in text)
+    name = re.sub(" +", "_", kept).lstrip("-.")
     if text.isascii():
         return name[:_MOST_BYTES]
-    if "\0" not in safe and len(name.encode()) <= _MOST_BYTES:
+    if name == text and len(name.encode()) <= _MOST_BYTES:
         return name
     digest = "_" + hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()[:8]
     return name.encode()[: _MOST_BYTES - len(digest)].decode(errors="ignore") + digest

@@ -182,9 +182,7 @@ def _link_up(
     return residue.without(gone)
 
 
-def _leaving_at_break(
-    residue: Residue, first: bool, last: bool, catalog: ComponentCatalog
-) -> frozenset[str]:
+def _leaving_at_break(residue: Residue, first: bool, last: bool, catalog: ComponentCatalog) -> frozenset[str]:
     leaving = set(catalog.leaving_atoms(residue.code))
     if first and residue.kind in _NUCLEIC:
         leaving.discard("OP3")

@@ -23,9 +23,7 @@ def read_sequence(value: object, entity: str, place: Place) -> str:
     """The sequence of a polymer in upper case and without white space, every letter checked."""
     letters = COMPONENTS[entity]
     sequence = "".join(as_text(value, place, what=f"a {POLYMER[entity]} sequence").split())
-    unknown = {
-        letter for letter in set(sequence) if not letter.isascii() or letter.upper() not in letters
-    }
+    unknown = {letter for letter in set(sequence) if not letter.isascii() or letter.upper() not in letters}
     if unknown:
         position, letter = next(
             (position, letter) for position, letter in enumerate(sequence, start=1) if letter in unknown
