@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import TextIO
 
 _PLAIN_INTERVAL_S = 30.0  # a log file wants a sign of life, not every step
-_MOMENT_S = 1.0
+_MOMENT_S = 0.5
 _CHECKING_INTERVAL_S = 10.0  # nothing has been said of any job by then
 
 
