@@ -111,9 +111,9 @@ class _Calibration:
         self.failed: dict[str, str] = {}
 
     def read_inputs(self) -> list[Job]:
-        inputs = load_inputs(self.settings.inputs, self.components)
-        for rejected in inputs.rejected:
-            self.reporter.error(f"error: {rejected.error}")
+        inputs = load_inputs(self.settings.inputs, self.components, self.reporter)
+        for line in inputs.error_lines():
+            self.reporter.error(f"error: {line}")
         if not inputs.jobs:
             raise UsageError(f"--inputs: {self.settings.inputs} has no input that can be predicted")
         return sorted(inputs.jobs, key=lambda job: job.name)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -99,6 +99,7 @@ class Crew:
         devices: How many workers on each machine; by default every GPU, or one for every four cores.
         threads: How many a worker has at most; by default its share of the cores.
         variables: Of the environment, what workers need.
+        tell: Told, once for each size, of machines that have less than `devices`.
     """
 
     def __init__(
@@ -108,6 +109,7 @@ class Crew:
         devices: int | None,
         threads: int | None,
         variables: Mapping[str, str],
+        tell: Callable[[str], None] = lambda line: None,
     ) -> None:
         self.members: list[Member] = []
         self.deaths = 0
@@ -115,6 +117,8 @@ class Crew:
         self._devices = devices
         self._threads = threads
         self._variables = dict(variables)
+        self._tell = tell
+        self._told: set[int] = set()
         self._nodes: set[str] = set()
         self._waiting: dict[Any, Member] = {}
         self._looked = time.monotonic()
@@ -231,6 +235,13 @@ class Crew:
         there = gpus if on_gpu else cores
         asked = self._devices or (gpus if on_gpu else max(1, cores // _CORES_EACH))
         count = min(there, asked)
+        if self._devices and asked > there and there not in self._told:
+            self._told.add(there)
+            kind = ("GPU" if on_gpu else "core") + ("" if there == 1 else "s")
+            self._tell(
+                f"--devices {asked}: {node['NodeManagerHostname']} has {there} {kind}, "
+                f"so {count} {'worker runs' if count == 1 else 'workers run'} there"
+            )
         sharing = gpus if on_gpu else count
         return [
             Member(

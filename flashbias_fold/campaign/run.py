@@ -64,13 +64,13 @@ def campaign(
     variables = _variables()  # before anything is settled for this machine, which may have no GPU
     model = find_model(settings.model)
     components = open_components()
-    inputs = load_inputs(settings.input, components)
+    inputs = load_inputs(settings.input, components, reporter)
     if inputs.jobs:
         environment.prepare()
         settings = _decided_but_for_workers(settings, model)
     result = RunResult(settings.out, rejected=len(inputs.rejected))
-    for rejected in inputs.rejected:
-        reporter.error(f"error: {rejected.error}")
+    for line in inputs.error_lines():
+        reporter.error(f"error: {line}")
     if not inputs.jobs:
         return result
     plan = plan_of(settings, model)  # a mistake in it leaves no folder
@@ -197,6 +197,7 @@ class _Campaign:
                 self.cluster.devices,
                 _threads(),
                 variables,
+                tell=self.reporter.line,
             )
             self.settings = self.settings.filled(device=self.crew.device)
             self.write("running")

@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from flashbias_fold.cli import signals, streams
+from flashbias_fold.cli.encoding import use_utf8
 from flashbias_fold.cli.parser import parse
 from flashbias_fold.errors import FlashbiasError, UsageError
 
@@ -32,6 +33,8 @@ _AGAIN = {"bench": "", "calibrate": "; --resume continues after the last predict
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; the exit status is DESIGN's: 0, 1, 2 or 130."""
+    if arguments is None:
+        use_utf8()
     streams.settle()
     status = _run(sys.argv[1:] if arguments is None else arguments)
     streams.complain()

@@ -37,10 +37,17 @@ _TEXTS = ("job", "structure", "pass", "method", "stage", "layer", "layers", "way
 
 
 def render_result(result: RunResult) -> None:
-    """The best structure of each job, and where everything is: a box on a terminal, plain lines elsewhere."""
-    rows = [_row(report) for report in result.reports]
+    """Print the best structure of each job, and where everything is.
+
+    On a terminal a box, and under it the paths, each in one piece so that it can be copied; elsewhere plain
+    lines that end with the path.
+    """
+    rows = [_row(report, result.out) for report in result.reports]
     if rows and sys.stdout.isatty():
-        _show(_box("best structure of each job", _COLUMNS, rows[:_MOST_ROWS]))
+        _show(_box("best structure of each job", _COLUMNS[:-1], [row[:-1] for row in rows[:_MOST_ROWS]]))
+        say("\n".join(row[-1] for row in rows[:_MOST_ROWS]))
+        if len(rows) > _MOST_ROWS:
+            say(f"and {len(rows) - _MOST_ROWS:,} more in {result.out}/summary.csv")
     elif rows:
         say(_lines(_COLUMNS, rows))
     if any(report["demo_model"] for report in result.reports):
@@ -51,7 +58,7 @@ def render_result(result: RunResult) -> None:
     say(f"{said}; results in {result.out}/ (summary.csv, run.json)")
 
 
-def _row(report: dict[str, Any]) -> tuple[str, ...]:
+def _row(report: dict[str, Any], out: Path) -> tuple[str, ...]:
     best = max(report["samples"], key=lambda sample: sample["ranking_score"])
     return (
         report["name"],
@@ -61,7 +68,7 @@ def _row(report: dict[str, Any]) -> tuple[str, ...]:
         f"{best['iptm']:.3f}",
         f"{best['plddt']:.1f}",
         f"{report['wall_s']:.1f}",
-        f"{report['name']}/{best['cif']}",
+        str(out / report["name"] / best["cif"]),
     )
 
 

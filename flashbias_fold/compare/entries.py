@@ -9,13 +9,15 @@ from pathlib import Path
 from flashbias_fold.compare.assembly_file import STRUCTURE_SUFFIXES, is_structure, name_of
 from flashbias_fold.compare.from_structure import read_entry
 from flashbias_fold.errors import InputError, UsageError
-from flashbias_fold.inputs import ComponentCatalog, InputSet, Job, Rejected, load_inputs
+from flashbias_fold.inputs import ComponentCatalog, InputSet, Job, ReadingWatch, Rejected, load_inputs
 from flashbias_fold.inputs.names import same_folder_key
 
 _KINDS = ", ".join(STRUCTURE_SUFFIXES)
 
 
-def read_jobs(path: Path, catalog: ComponentCatalog) -> tuple[InputSet, dict[str, Path]]:
+def read_jobs(
+    path: Path, catalog: ComponentCatalog, watch: ReadingWatch | None = None
+) -> tuple[InputSet, dict[str, Path]]:
     """The jobs of an input, and the experimental structures that came with it, by the name of the job.
 
     An experimental structure is an input too: its sequences are predicted and it is their truth. In a folder,
@@ -26,12 +28,12 @@ def read_jobs(path: Path, catalog: ComponentCatalog) -> tuple[InputSet, dict[str
     """
     if not path.is_dir():
         if not is_structure(path):
-            return load_inputs(path, catalog), {}
+            return load_inputs(path, catalog, watch), {}
         job = read_entry(path, catalog)
         return InputSet((job,), ()), {job.name: path}
     files = _structures_in(path)
     try:
-        inputs = load_inputs(path, catalog)
+        inputs = load_inputs(path, catalog, watch)
     except InputError:
         if not files:
             raise

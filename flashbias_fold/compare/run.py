@@ -70,14 +70,15 @@ def compare(settings: Settings, reporter: Reporter | None = None) -> Result:
     model = find_model(settings.predictions.model)
     components = open_components()
     truths = None if settings.truth is None else Truths.find(settings.truth)
-    inputs, own = read_jobs(settings.predictions.input, components)
+    inputs, own = read_jobs(settings.predictions.input, components, reporter)
     environment.prepare()
     common, device = decided(settings.predictions, model)
     methods = methods_of(settings, common, model)  # a mistake in a plan leaves no folder
     inputs = that_fit(inputs, methods[0].settings, model, device)  # stock needs the most
     result = Result(common.out)
+    for line in inputs.error_lines():
+        reporter.error(f"error: {line}")
     for rejected in inputs.rejected:
-        reporter.error(f"error: {rejected.error}")
         result.failed.append(
             {"name": rejected.name or Path(str(rejected.error.file)).name, "why": str(rejected.error)}
         )

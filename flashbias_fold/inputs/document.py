@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from flashbias_fold.inputs.place import Place, shown
 
 # A job of Protenix's format is six levels deep.
 _DEEPEST = 32
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 class _Object(dict[str, Any]):
@@ -84,5 +86,5 @@ def _check_names(members: dict[str, Any], place: Place) -> None:
 
 def _check_unicode(text: str, place: Place) -> None:
     # JSON can spell half of a surrogate pair, which no file name and no terminal takes.
-    if any("\ud800" <= letter <= "\udfff" for letter in text):
+    if _SURROGATE.search(text):
         raise place.error(f"expected Unicode text, found an unpaired surrogate in {shown(text)}")

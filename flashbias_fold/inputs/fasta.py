@@ -6,13 +6,13 @@ the same as ``MKV``. So a protein with a double strand of DNA is::
     >complex_1
     MKVLIT:dna|GATTACA:dna|TGTAATC
 
-Equal chains become one entity with a count. The job's name is the record's identifier, with anything
-that is unsafe in a folder's name replaced by ``_``. Ligands, modifications and alignments need JSON.
+Equal chains become one entity with a count. The job's name is the record's identifier, in any script, with
+whatever is unsafe in a folder's name replaced by ``_``. Ligands, modifications and alignments need JSON.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
@@ -37,14 +37,19 @@ class Record:
     error: InputError | None = None
 
 
-def read_records(path: Path) -> Iterator[Record]:
-    """The records of a FASTA file."""
+def split_records(path: Path) -> list[tuple[str, str]]:
+    """Return title and letters of every record of a FASTA file, unchecked."""
     from Bio.SeqIO.FastaIO import SimpleFastaParser
 
     text = read_text(path, Place(path)).removeprefix("\ufeff").lstrip()
     if not text.startswith(">"):
         raise Place(path).error("expected FASTA, found no '>' at its beginning")
-    for number, (title, letters) in enumerate(SimpleFastaParser(StringIO(text)), start=1):
+    return list(SimpleFastaParser(StringIO(text)))
+
+
+def read_records(path: Path, records: Sequence[tuple[str, str]]) -> Iterator[Record]:
+    """Read the records of a FASTA file, which were split before."""
+    for number, (title, letters) in enumerate(records, start=1):
         name = made_safe(title.split()[0]) if title.split() else ""
         place = Place(path, name or f"#{number}")
         try:

@@ -8,6 +8,11 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from flashbias_fold.errors import InputError
+from flashbias_fold.inputs.place import listed
+
+# So many names that were given again are said in one line.
+_MANY = 3
+_MOST_NAMED = 5
 
 
 class ComponentCatalog(Protocol):
@@ -41,6 +46,22 @@ class ComponentCatalog(Protocol):
         ...
 
 
+class ReadingWatch(Protocol):
+    """Who is told how far the reading of an input is."""
+
+    def reading(self, what: str) -> None:
+        """Note that reading begins, of what."""
+        ...
+
+    def checked(self, done: int, total: int) -> None:
+        """Note that so many jobs of all, or files of a folder, have been checked."""
+        ...
+
+    def end_reading(self, jobs: int) -> None:
+        """Note that everything has been read, with so many jobs to do."""
+        ...
+
+
 @dataclass(frozen=True)
 class Job:
     """One prediction, checked and complete.
@@ -70,9 +91,28 @@ class Rejected:
     name: str | None
 
 
+class DuplicateNameError(InputError):
+    """A job has the name of an earlier one."""
+
+
 @dataclass(frozen=True)
 class InputSet:
     """All jobs of one input, in the order in which they were given."""
 
     jobs: tuple[Job, ...]
     rejected: tuple[Rejected, ...]
+
+    def error_lines(self) -> list[str]:
+        """Say why jobs were rejected: a line for each, but one for all names that were given again."""
+        errors = [rejected.error for rejected in self.rejected]
+        repeated = [error for error in errors if isinstance(error, DuplicateNameError)]
+        if len(repeated) < _MANY:
+            return [str(error) for error in errors]
+        lines = [str(error) for error in errors if not isinstance(error, DuplicateNameError)]
+        files = ", ".join(dict.fromkeys(str(error.file) for error in repeated[:_MOST_NAMED]))
+        names = listed(dict.fromkeys(str(error.job) for error in repeated), most=_MOST_NAMED)
+        message = (
+            f"{files}: name: expected a name of its own for each job, found {len(repeated):,} more jobs with "
+            f"the name of an earlier one: {names}; they are left out"
+        )
+        return [*lines, message]

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 import re
+import sys
 import unicodedata
 from pathlib import Path
 from typing import Any
@@ -40,8 +43,26 @@ def safe_name_of(document: Any) -> str | None:
 
 
 def made_safe(text: str) -> str:
-    """A name out of any text, such as the identifier of a FASTA record; may be empty."""
-    return re.sub(r"[^A-Za-z0-9._-]+", "_", text).lstrip("-.")[:_MOST_BYTES]
+    """Make a name out of any text, such as the identifier of a FASTA record; it may be empty.
+
+    Letters and digits of every script stay. Where anything else of a text that is not ASCII is lost, a digest
+    of it keeps the name apart from others.
+    """
+    kept = "".join(letter if _is_safe(letter) else " " for letter in text)
+    name = re.sub(" +", "_", kept).lstrip("-.")
+    if text.isascii():
+        return name[:_MOST_BYTES]
+    if name == text and len(name.encode()) <= _MOST_BYTES:
+        return name
+    digest = "_" + hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()[:8]
+    return name.encode()[: _MOST_BYTES - len(digest)].decode(errors="ignore") + digest
+
+
+def _is_safe(letter: str) -> bool:
+    """Tell a letter, mark or digit, or one of `._-`, from what may mean something in a path or a shell."""
+    if letter.isascii():
+        return letter.isalnum() or letter in "._-"
+    return unicodedata.category(letter)[0] in "LMN"
 
 
 def same_folder_key(name: str) -> str:
@@ -55,5 +76,14 @@ def _rules(name: str) -> list[tuple[bool, str]]:
         (not name.isprintable(), "a name without control characters and invisible ones"),
         (name[0] in "-.", "a name that does not begin with '-' or '.'"),
         (len(name.encode(errors="replace")) > _MOST_BYTES, f"a name of at most {_MOST_BYTES} bytes"),
+        (not _can_be_stored(name), f"a name in {sys.getfilesystemencoding()}, as this Python names files"),
         (name.casefold() in _RESERVED, "a name that is not one of the output's own files"),
     ]
+
+
+def _can_be_stored(name: str) -> bool:
+    try:
+        os.fsencode(name)
+    except UnicodeEncodeError:
+        return False
+    return True

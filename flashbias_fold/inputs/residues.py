@@ -7,7 +7,7 @@ Which atoms are there depends on the bonds: a bond sends one leaving group of ea
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
@@ -41,7 +41,7 @@ class Residue:
         """The number of tokens that it becomes."""
         return 1 if self.is_standard else len(self.atoms)
 
-    def without(self, atoms: Sequence[str] | frozenset[str]) -> Residue:
+    def without(self, atoms: Collection[str]) -> Residue:
         """The residue after these atoms have left."""
         return replace(self, atoms=tuple(name for name in self.atoms if name not in atoms))
 
@@ -87,23 +87,17 @@ def build_residue(code: str, catalog: ComponentCatalog) -> Residue:
 
 
 def build_polymer(codes: Sequence[str], catalog: ComponentCatalog) -> tuple[Residue, ...]:
-    """The residues of a chain after its own bonds have sent their leaving atoms away."""
+    """Build the residues of a chain after its own bonds have sent their leaving atoms away."""
     free = {code: build_residue(code, catalog) for code in set(codes)}
-    chain = [free[code] for code in codes]
-    links = [_link(left, right) for left, right in pairwise(chain)]
-    built = list(chain)
-    for index, link in enumerate(links):
-        if link and link.leaves_atoms:
-            built[index] = built[index].without(left_by(link.left, 1, chain[index].code, catalog))
-            built[index + 1] = built[index + 1].without(
-                left_by(link.right, 1, chain[index + 1].code, catalog)
-            )
-    for index, link in enumerate(links):
-        if link is None:
-            # Protenix takes all leaving atoms from both sides of a break, except at the ends of the chain.
-            for side in (index, index + 1):
-                built[side] = _without_leaving(built[side], side == 0, side == len(chain) - 1, catalog)
-    return tuple(built)
+    links = [_link(free[left], free[right]) for left, right in pairwise(codes)]
+    # A chain has hundreds of residues and few kinds: those with the same links are the same.
+    built: dict[tuple[str, _Link | None, _Link | None], Residue] = {}
+    chain = []
+    for key in zip(codes, [_END, *links], [*links, _END], strict=True):
+        if key not in built:
+            built[key] = _link_up(free[key[0]], key[1], key[2], catalog)
+        chain.append(built[key])
+    return tuple(chain)
 
 
 def left_by(atom: str, n_bond: int, code: str, catalog: ComponentCatalog) -> tuple[str, ...]:
@@ -147,32 +141,54 @@ def count_tokens_and_atoms(
     return n_token, n_atom
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class _Link:
     left: str
     right: str
     leaves_atoms: bool = True
 
 
+_PEPTIDE = _Link("C", "N")
+_PHOSPHODIESTER = _Link("O3'", "P")
+_CAP = _Link("C", "N", leaves_atoms=False)
+# Where a chain ends there is no neighbour to be linked to; None is a neighbour without a link.
+_END = _Link("", "", leaves_atoms=False)
+
+
 def _link(left: Residue, right: Residue) -> _Link | None:
-    """The bond between two neighbours of a chain, if Protenix makes one."""
+    """Return the bond between two neighbours of a chain, if Protenix makes one."""
     link: _Link | None = None
     if left.kind == right.kind == "protein":
-        link = _Link("C", "N")
+        link = _PEPTIDE
     elif left.kind in _NUCLEIC and right.kind in _NUCLEIC:
-        link = _Link("O3'", "P")
+        link = _PHOSPHODIESTER
     elif left.code == "ACE" or right.code == "NME":
-        link = _Link("C", "N", leaves_atoms=False)
+        link = _CAP
     return link if link and link.left in left.atoms and link.right in right.atoms else None
 
 
-def _without_leaving(residue: Residue, first: bool, last: bool, catalog: ComponentCatalog) -> Residue:
+def _link_up(
+    residue: Residue, before: _Link | None, after: _Link | None, catalog: ComponentCatalog
+) -> Residue:
+    """Take away what a residue loses by the links to its neighbours."""
+    gone: set[str] = set()
+    if before is not None and before.leaves_atoms:
+        gone.update(left_by(before.right, 1, residue.code, catalog))
+    if after is not None and after.leaves_atoms:
+        gone.update(left_by(after.left, 1, residue.code, catalog))
+    if before is None or after is None:
+        # Protenix takes all leaving atoms from both sides of a break, except at the ends of the chain.
+        gone |= _leaving_at_break(residue, before is _END, after is _END, catalog)
+    return residue.without(gone)
+
+
+def _leaving_at_break(residue: Residue, first: bool, last: bool, catalog: ComponentCatalog) -> frozenset[str]:
     leaving = set(catalog.leaving_atoms(residue.code))
     if first and residue.kind in _NUCLEIC:
         leaving.discard("OP3")
     if last and residue.kind == "protein":
         leaving.discard("OXT")
-    return residue.without(frozenset(leaving))
+    return frozenset(leaving)
 
 
 def _copies(site: Site, entities: Sequence[Entity]) -> list[Site]:

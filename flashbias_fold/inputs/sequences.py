@@ -23,12 +23,15 @@ def read_sequence(value: object, entity: str, place: Place) -> str:
     """The sequence of a polymer in upper case and without white space, every letter checked."""
     letters = COMPONENTS[entity]
     sequence = "".join(as_text(value, place, what=f"a {POLYMER[entity]} sequence").split())
-    for position, letter in enumerate(sequence, start=1):
-        if not letter.isascii() or letter.upper() not in letters:
-            allowed = "".join(sorted(letters))
-            raise place.error(
-                f"expected {POLYMER[entity]} letters ({allowed}), found '{printable(letter)}' at {position}"
-            )
+    unknown = {letter for letter in set(sequence) if not letter.isascii() or letter.upper() not in letters}
+    if unknown:
+        position, letter = next(
+            (position, letter) for position, letter in enumerate(sequence, start=1) if letter in unknown
+        )
+        allowed = "".join(sorted(letters))
+        raise place.error(
+            f"expected {POLYMER[entity]} letters ({allowed}), found '{printable(letter)}' at {position}"
+        )
     if sequence != sequence.upper():
         place.warn("lower-case letters are read as upper case")
     return sequence.upper()

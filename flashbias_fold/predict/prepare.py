@@ -82,9 +82,11 @@ def that_fit(inputs: InputSet, settings: Settings, model: Model, device: Any) ->
     One that may not fit is warned of.
     """
     from flashbias_fold.protenix_adapter.kernels import stock_kernels
+    from flashbias_fold.protenix_adapter.memory import available_bytes
 
     need = need_of(settings, model, device, stock_kernels(device).attention)
-    fitting = _without(inputs, lambda job: _memory_problem(job, need, device))
+    at_hand = available_bytes(device)
+    fitting = _without(inputs, lambda job: _memory_problem(job, need, device, at_hand))
     return dataclasses.replace(fitting, jobs=warned(fitting.jobs, need, device))
 
 
@@ -140,11 +142,8 @@ def warned(jobs: tuple[Job, ...], need: Any, device: Any) -> tuple[Job, ...]:
     )
 
 
-def _memory_problem(job: Job, need: Any, device: Any) -> str | None:
+def _memory_problem(job: Job, need: Any, device: Any, at_hand: int) -> str | None:
     """Why a job is not begun: a process that takes all of the memory is killed, and maybe others with it."""
-    from flashbias_fold.protenix_adapter.memory import available_bytes
-
-    at_hand = available_bytes(device)
     # A GPU that has no room says so in time; then smaller chunks are tried: what they spare is allowed for.
     if need.bytes_of(job.n_token) <= at_hand * (2 if device.type == "cuda" else 1):
         return None

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import sys
+import threading
 import time
 from collections.abc import Iterable
 from types import TracebackType
 from typing import TextIO
 
 _PLAIN_INTERVAL_S = 30.0  # a log file wants a sign of life, not every step
+_MOMENT_S = 0.5
+_CHECKING_INTERVAL_S = 10.0  # nothing has been said of any job by then
 
 
 class Reporter:
@@ -31,6 +34,8 @@ class Reporter:
         self._stage_start = time.monotonic()
         self._last_line = time.monotonic()
         self._last_tally = time.monotonic()
+        self._reading = ""
+        self._timer: threading.Timer | None = None
 
     def __enter__(self) -> Reporter:
         if self._display:
@@ -40,6 +45,7 @@ class Reporter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._stop_timer()
         if self._display:
             self._display.stop()
 
@@ -56,6 +62,37 @@ class Reporter:
     def error(self, text: str) -> None:
         """A line that is shown also when quiet."""
         self._write(text)
+
+    def reading(self, what: str) -> None:
+        """Say what is being read if that takes more than a moment; `end_reading` says it where it did not."""
+        self._stop_timer()
+        self._reading = f"reading {what}"
+        self._timer = threading.Timer(_MOMENT_S, self._say_reading)
+        self._timer.daemon = True
+        self._timer.start()
+
+    def end_reading(self, jobs: int) -> None:
+        """Say what was read before anything else takes long; of an input without a job its errors say all."""
+        self._stop_timer()
+        if jobs:
+            self._say_reading()
+
+    def _stop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer.join()
+
+    def _say_reading(self) -> None:
+        if self._reading:
+            self.line(self._reading)
+        self._reading = ""
+
+    def checked(self, done: int, total: int) -> None:
+        """Show how many jobs of an input have been checked, where that takes long."""
+        if self._display:
+            self._display.checked(done, total)
+        elif time.monotonic() - self._last_line >= _CHECKING_INTERVAL_S:
+            self.line(f"    checked {done:,} of {total:,}")
 
     def begin(self, jobs: int) -> None:
         """So many jobs are to be done."""
@@ -139,6 +176,11 @@ class _Live:
 
     def stop(self) -> None:
         self._progress.stop()
+
+    def checked(self, done: int, total: int) -> None:
+        self._progress.update(
+            self._now, description="checking", completed=done, total=total, visible=done < total
+        )
 
     def begin(self, jobs: int) -> None:
         self._progress.update(self._all, total=jobs, visible=jobs > 1)

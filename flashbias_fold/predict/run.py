@@ -21,6 +21,11 @@ from flashbias_fold.protenix_adapter import environment
 from flashbias_fold.protenix_adapter.components import open_components
 from flashbias_fold.protenix_adapter.models import Model, find_model
 
+# `summary.csv` grows with every job: with thousands of them it is written less often, so that its writing
+# takes at most this part of the time.
+_QUICK_WRITE_S = 0.1
+_WRITE_SHARE = 0.02
+
 
 @dataclass
 class RunResult:
@@ -57,15 +62,15 @@ def predict(settings: Settings, reporter: Reporter | None = None) -> RunResult:
     model = find_model(settings.model)
     components = open_components()
     # Before torch and Protenix's model are imported: a mistake in the input is answered at once.
-    inputs = load_inputs(settings.input, components)
+    inputs = load_inputs(settings.input, components, reporter)
     device = None
     if inputs.jobs:
         environment.prepare()
         settings, device = decided(settings, model)
         inputs = that_fit(inputs, settings, model, device)
     result = RunResult(settings.out, rejected=len(inputs.rejected))
-    for rejected in inputs.rejected:
-        reporter.error(f"error: {rejected.error}")
+    for line in inputs.error_lines():
+        reporter.error(f"error: {line}")
     if not inputs.jobs:
         return result
     plan = plan_of(settings, model)  # a mistake in it leaves no folder
@@ -101,6 +106,7 @@ class _Run:
         self.weights = model.weights
         self.plan = plan
         self.started = now()
+        self.next_write = 0.0
 
     def go(self) -> RunResult:
         """Do every job, and leave the folder describing itself whatever happens."""
@@ -112,7 +118,7 @@ class _Run:
             for job in pending:
                 assert runner is not None
                 self.do(runner, job)
-                self.write_run("running")
+                self.write_now_and_then()
         except BaseException as error:
             # What stopped the run is what the user has to know, not that this cannot be noted either.
             with contextlib.suppress(OSError):
@@ -158,6 +164,16 @@ class _Run:
         if outcome.report is not None:
             self.result.reports.append(outcome.report)
         runner.tell(job, outcome)
+
+    def write_now_and_then(self) -> None:
+        """Write how the run stands: after each job, or less often once that takes its time."""
+        start = time.monotonic()
+        if start < self.next_write:
+            return
+        self.write_run("running")
+        end = time.monotonic()
+        if end - start > _QUICK_WRITE_S:
+            self.next_write = end + (end - start) / _WRITE_SHARE
 
     def write_run(self, status: str) -> None:
         """`run.json` and `summary.csv` as they stand."""

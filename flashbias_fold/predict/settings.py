@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import json
 import os
@@ -92,8 +93,9 @@ def _one_of(option: str, value: str, choices: tuple[str, ...]) -> None:
         raise UsageError(f"--{option.replace('_', '-')}: expected one of {', '.join(choices)}, got '{value}'")
 
 
+@functools.cache  # it is asked for each of thousands of jobs
 def run_defaults() -> ConfigDict:
-    """The defaults of a run, from `configs/run.yaml`."""
+    """Read the defaults of a run, from `configs/run.yaml`."""
     return ConfigDict(yaml.safe_load(resource("configs", "run.yaml").read_text()))
 
 

@@ -70,13 +70,15 @@ def featurize(document: dict[str, Any], config: Any) -> Features:
     alignment is sampled), so `seed_everything` comes first.
     """
     from protenix.data.inference.infer_dataloader import InferenceDataset
+    from rdkit import rdBase
 
     with tempfile.TemporaryDirectory(prefix="flashbias-fold-") as folder, _esm_files_in(folder, config):
         path = Path(folder, "job.json")
         with naming(path):
             path.write_text(json.dumps([document]))
         config.input_json_path = str(path)
-        with swallow_stdout():
+        # RDKit remarks on every metal that its force field does not know, straight to the terminal.
+        with swallow_stdout(), rdBase.BlockLogs():
             dataset = InferenceDataset(config)
             data, atom_array, error = dataset[0]
     if error:

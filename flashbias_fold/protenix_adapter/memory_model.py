@@ -7,7 +7,7 @@ model. Tests hold both against what was measured.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -63,6 +63,8 @@ class Need:
     on_gpu: bool
     ours: bool
     scores_kept: bool
+    # Thousands of jobs have few sizes, and each peak takes a hundred look-ups in the configuration.
+    _peaks: dict[int, int] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @classmethod
     def of(
@@ -81,7 +83,9 @@ class Need:
 
     def bytes_of(self, n_token: int) -> int:
         """The peak of a job of so many tokens."""
-        return max(self.stages(n_token).values())
+        if n_token not in self._peaks:
+            self._peaks[n_token] = max(self.stages(n_token).values())
+        return self._peaks[n_token]
 
     def largest(self, room: int) -> int:
         """The most tokens, in steps of 8, that need at most `room` bytes; 0 if not even 8 do.

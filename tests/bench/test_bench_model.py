@@ -23,7 +23,7 @@ from flashbias_fold.pairformer import Plan
 from flashbias_fold.predict.progress import Reporter
 from flashbias_fold.protenix_adapter import environment
 from flashbias_fold.protenix_adapter.initial_weights import uninitialised
-from flashbias_fold.protenix_adapter.kernels import stock_kernels
+from flashbias_fold.protenix_adapter.kernels import StockKernels, stock_kernels
 from flashbias_fold.protenix_adapter.models import Model, architecture, build_config, demo_model
 
 ROOT = Path(__file__).parents[2]
@@ -434,3 +434,12 @@ def test_the_plan_is_the_shipped_one_if_its_networks_fit():
 def test_every_method_is_explained():
     assert list(METHODS) == [*GPU_ONLY, *ABLE]
     assert all(METHODS.values())
+
+
+def test_stock_stands_for_what_protenix_takes_here():
+    asked = ModelOptions(methods=("stock", "stock-torch"))
+    able, missing = methods(asked, demo_model(), random_weights=False, kernels=stock_kernels(CPU), device=CPU)
+    assert [method.name for method in able] == ["stock-torch"] and not missing
+    on_a_gpu = StockKernels("cuequivariance", "cuequivariance", "")
+    with pytest.raises(SetupError, match="--methods stock-cuequivariance: needs an NVIDIA GPU"):
+        methods(asked, demo_model(), random_weights=False, kernels=on_a_gpu, device=CPU)

@@ -16,7 +16,7 @@ from flashbias_fold.cli.parser import build_parser
 
 TINY = (
     *("bench", "model", "--model", "demo", "--device", "cpu", "--tokens", "9,12", "--cycles", "1"),
-    *("--steps", "2", "--samples", "1", "--methods", "stock-torch,dense"),
+    *("--steps", "2", "--samples", "1", "--methods", "stock,dense"),
 )
 
 

@@ -38,3 +38,20 @@ def test_a_cpu_takes_no_more_than_it_has():
 
 def test_who_has_not_said_yet_has_no_room_and_who_is_lost_does_not_count():
     assert rooms(a_worker(0, 24), a_worker(1, None), a_worker(2, 80, state="lost")) == {0: 48, 1: None}
+
+
+def test_more_devices_than_there_are_are_said_once():
+    said = []
+    crew = object.__new__(Crew)
+    crew.members, crew.device = [], "cpu"
+    crew._devices, crew._tell, crew._told = 64, said.append, set()
+    for name in ("here", "there"):
+        node = {"NodeID": name, "NodeManagerHostname": name, "Resources": {"CPU": 2.0}}
+        assert [member.cores for member in crew._places(node)] == [1, 1]
+    assert said == ["--devices 64: here has 2 cores, so 2 workers run there"]
+    crew._devices = 2
+    crew._told.clear()
+    crew._places({"NodeID": "n", "NodeManagerHostname": "n", "Resources": {"CPU": 2.0}})
+    crew._devices = None
+    crew._places({"NodeID": "n", "NodeManagerHostname": "n", "Resources": {}})
+    assert len(said) == 1

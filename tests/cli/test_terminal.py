@@ -24,7 +24,7 @@ def on_a_terminal(*arguments, interrupt_at=None):
         stdin=slave,
         stdout=slave,
         stderr=slave,
-        env=environment(TERM="xterm-256color", COLUMNS="100", NO_COLOR=None),
+        env=environment(TERM="xterm-256color", COLUMNS="80", NO_COLOR=None),
         close_fds=True,
     )
     os.close(slave)
@@ -82,6 +82,14 @@ def test_a_terminal_keeps_the_lines_of_the_run_and_shows_the_table(shown):
     assert "2 done; results in" in table
 
 
+def test_a_path_on_a_narrow_terminal_can_be_copied(jobs, shown):
+    lines = CONTROL.sub("", shown).splitlines()
+    for name in ("[red]one", "two"):
+        path = jobs.parent / "out" / name / "seed_101" / "predictions" / f"{name}_sample_0.cif"
+        assert len(str(path)) > 80 and path.is_file()
+        assert str(path) in lines
+
+
 def test_an_interrupted_run_gives_the_terminal_back(jobs, tmp_path):
     out = tmp_path / "out"
     text, status = on_a_terminal("predict", jobs, "--out", out, *TINY, interrupt_at="[1/2] [red]one: done")
@@ -96,8 +104,9 @@ def test_elsewhere_there_are_plain_lines(jobs):
     assert "\x1b" not in done.stdout + done.stderr
     assert "\r" not in done.stderr
     lines = done.stderr.splitlines()
-    assert lines[0].startswith(DEMO_BANNER)
-    assert lines[1].startswith("model demo on cpu in fp32, bias flashbias, ready in ")
+    assert lines[0] == f"reading {jobs}"
+    assert lines[1].startswith(DEMO_BANNER)
+    assert lines[2].startswith("model demo on cpu in fp32, bias flashbias, ready in ")
     assert [line[: line.index(":")] for line in lines if line.startswith("[")] == [
         "[1/2] [red]one", "[1/2] [red]one", "[2/2] two", "[2/2] two"
     ]  # fmt: skip

@@ -248,7 +248,7 @@ def test_run_json_has_arguments_versions_plan_and_the_status_of_every_job(out):
 
 def test_the_demonstration_model_is_said_to_be_one(first):
     done, _ = first
-    assert done.stderr.splitlines()[0].startswith(DEMO_BANNER)
+    assert done.stderr.splitlines()[1].startswith(DEMO_BANNER)
     assert "not for science" in done.stdout
 
 

@@ -210,3 +210,13 @@ def test_embeddings_of_the_language_model_are_not_written_into_the_working_direc
     embedding = features.data["input_feature_dict"]["esm_token_embedding"]
     assert embedding.shape == (10, 2560) and bool((embedding == 1).all())
     assert_empty(bystanders)
+
+
+def test_rdkits_remarks_stay_off_the_terminal(components, config, capfd):
+    """Its force field does not know this iron, which it says by itself on descriptor 2."""
+    ferrocene = {"ligand": {"ligand": "C1=CC=C[CH-]1.C1=CC=C[CH-]1.[Fe+2]", "count": 1}}
+    document = job()
+    document["sequences"].append(ferrocene)
+    components.install_for(document)
+    assert featurize(document, config).n_token == len(SEQUENCE) + 11
+    assert "UFFTYPER" not in capfd.readouterr().err

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import torch
 
-from flashbias_fold.bench.model.options import METHODS, OURS, ModelOptions
+from flashbias_fold.bench.model.options import METHODS, OURS, STOCK, ModelOptions
 from flashbias_fold.errors import SetupError, UsageError
 from flashbias_fold.pairformer import Plan
 from flashbias_fold.protenix_adapter.kernels import StockKernels
@@ -73,7 +73,8 @@ def methods(
     Raises:
         SetupError: One that was named cannot run.
     """
-    reasons = {name: why_not(name, device) for name in METHODS if name in (options.methods or METHODS)}
+    names = {f"stock-{kernels.attention}" if name == STOCK else name for name in options.methods or METHODS}
+    reasons = {name: why_not(name, device) for name in METHODS if name in names}
     missing = {name: reason for name, reason in reasons.items() if reason is not None}
     if missing and options.methods is not None:
         name, reason = next(iter(missing.items()))

@@ -17,6 +17,9 @@ METHODS: dict[str, str] = {
     "flashbias": "ours, the biases as the plan says",
 }
 OURS = ("dense", "flashbias")
+# Stands for the one of them that Protenix takes on the device.
+STOCK = "stock"
+NAMES = {STOCK: "the one of these that Protenix takes here", **METHODS}
 CHOICES: dict[str, tuple[str, ...]] = {
     "device": ("auto", "cpu", "cuda"),
     "dtype": ("bf16", "fp32"),
@@ -100,8 +103,8 @@ class ModelOptions:
                     f"--{option.replace('_', '-')}: expected one of {', '.join(known)}, got '{value}'"
                 )
         for name in self.methods or ():
-            if name not in METHODS:
-                raise UsageError(f"--methods: expected some of {', '.join(METHODS)}, got '{name}'")
+            if name not in NAMES:
+                raise UsageError(f"--methods: expected some of {', '.join(NAMES)}, got '{name}'")
 
     def _check_numbers(self) -> None:
         for option in _AT_LEAST_ONE:

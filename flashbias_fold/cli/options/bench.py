@@ -79,7 +79,7 @@ The exit status is 1 if one of ours broke, or if nothing could be timed.
 examples:
   flashbias-fold bench model                                    the demonstration model on a CPU, in about two
                                                                 minutes; a full-size one on a GPU
-  flashbias-fold bench model --model demo --device cpu --tokens 32 --steps 20 --methods stock-torch,dense
+  flashbias-fold bench model --model demo --device cpu --tokens 32 --steps 20 --methods stock,dense
   flashbias-fold bench model --model protenix-v2 --weights random --tokens 512,1024 --out bench/
   flashbias-fold bench model --input target.json --seconds 120 --out bench/
 """
@@ -189,7 +189,7 @@ def _add_bench_kernels(benchmarks: Any) -> None:
 
 def _add_bench_model(benchmarks: Any) -> None:
     width = max(map(len, model_options.METHODS))
-    methods = "\n".join(f"  {name:{width}}   {what}" for name, what in model_options.METHODS.items())
+    methods = "\n".join(f"  {name:{width}}   {what}" for name, what in model_options.NAMES.items())
     command = benchmarks.add_parser(
         "model",
         help="whole predictions, stock Protenix against ours, by stage and kind of layer",
@@ -278,7 +278,7 @@ def _add_timed(what: Any) -> None:
     what.add_argument(
         "--methods",
         metavar="NAME,NAME,...",
-        type=values.names(model_options.METHODS),
+        type=values.names(model_options.NAMES),
         help="only these (default: all that can run)",
     )
     what.add_argument(
