@@ -22,6 +22,7 @@ from flashbias_fold.predict.state import (
     failure,
     note_rejected,
     run_record,
+    skipped,
     undecided_in,
     without_others,
 )
@@ -149,7 +150,7 @@ class _Run:
             return True
         if report is None:
             return False
-        self.reporter.line(f"{job.name}: {self.request.skipped}")
+        self.reporter.line(f"{job.name}: {skipped(overwrites=self.settings.overwrite)}")
         self.result.jobs[job.name] = "skipped"
         self.result.reports.append(report)
         return True

@@ -64,13 +64,6 @@ class Request:
         if self.settings.overwrite:
             folder.end_overwriting()
 
-    @property
-    def skipped(self) -> str:
-        """What to say of a job for which nothing is to be done."""
-        if self.settings.overwrite:
-            return "already replaced before the interruption, skipped"
-        return "already complete, skipped"
-
     def identity(self, job: Job) -> dict[str, Any]:
         """Return what the results of a job depend on besides the seed."""
         return identity(self.settings, self.plan, self.weights, job.document)
@@ -143,6 +136,11 @@ class Request:
         if report is None or not self._is_answered(job, report):
             note_error(folder, job.name, error)
         return "" if report is None else "; the earlier result is untouched"
+
+
+def skipped(*, overwrites: bool) -> str:
+    """Return what to say of a job for which nothing is to be done."""
+    return f"already {'replaced before the interruption' if overwrites else 'complete'}, skipped"
 
 
 def undecided_in(settings: Settings) -> frozenset[str]:
