@@ -154,10 +154,11 @@ class _Comparison:
             "input": os.path.realpath(self.settings.predictions.input),
             "truth": str(self.settings.truth),
             "repeats": self.settings.repeats,
-            "methods": [
-                [method.key, method.seed, identity(method.settings, method.plan.digest, self.model.weights, {})]
+            "methods": {
+                method.key: {"seed": method.seed}
+                | identity(method.settings, method.plan.digest, self.model.weights, {})
                 for method in self.methods
-            ],
+            },
         }
         return hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()
 

@@ -221,7 +221,7 @@ class JobFolder:
             return None
         return report if all((self.path / str(file)).is_file() for file in files) else None
 
-    def replace_seed(
+    def write_seed_record(
         self, seed: int, new: Replacement, record: dict[str, Any], report_of: Callable[..., dict[str, Any]]
     ) -> None:
         """Complete what will replace this folder: a seed that was written into it, and all that stays.

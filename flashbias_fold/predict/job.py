@@ -168,7 +168,7 @@ class JobRunner:
             "overwrite_id": self.request.overwrite_id,
             "versions": versions(),
         }
-        folder.replace_seed(seed, new, record, job_report)
+        folder.write_seed_record(seed, new, record, job_report)
 
 
 def stops_a_run(error: Exception) -> bool:
