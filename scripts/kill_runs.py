@@ -254,6 +254,18 @@ class Trial:
             self.bytes[name] = hashes_of(out)
             self.scores[name] = scores_of(out)
 
+    def write_jobs(self) -> None:
+        """Write the input of all runs."""
+        jobs = [
+            {
+                "name": name,
+                "modelSeeds": seeds,
+                "sequences": [{"proteinChain": {"sequence": text, "count": 1}}],
+            }
+            for name, text, seeds in JOBS
+        ]
+        (self.scratch / "jobs.json").write_text(json.dumps(jobs))
+
     def arguments(self, out: Path, options: tuple[str, ...], *more: str) -> list[str]:
         """Return a command line."""
         return ["predict", str(self.scratch / "jobs.json"), "--out", str(out), *OPTIONS, *options, *more]
