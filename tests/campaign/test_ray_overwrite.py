@@ -50,7 +50,7 @@ def test_a_killed_campaign_goes_on_after_what_it_has_replaced(jobs, old, new, tm
     out = shutil.copytree(old, tmp_path / "out")
     (out / "campaign.html").write_text("of an earlier campaign\n")
     before = predictions(old)
-    with running_campaign(jobs, out, "--overwrite") as driver:
+    with running_campaign(jobs, out, "--overwrite", "--devices", "1") as driver:
         replaced = until(lambda: [name for name in NAMES if not is_of(out, name, samples=2)], driver)
         workers = [worker["pid"] for worker in run_json(out)["campaign"]["workers"]]
         driver.kill()
@@ -65,7 +65,7 @@ def test_a_killed_campaign_goes_on_after_what_it_has_replaced(jobs, old, new, tm
         assert of_job(there, name) in (of_job(before, name), of_job(new, name))
     state = (out / replaced[0] / "report.json").stat().st_ino
 
-    done = campaign(jobs, out, "--overwrite", check=0)
+    done = campaign(jobs, out, "--overwrite", "--devices", "1", check=0)
     assert predictions(out) == new
     assert len(rows(out)) == JOBS
     assert (out / replaced[0] / "report.json").stat().st_ino == state
@@ -100,7 +100,7 @@ def test_a_job_that_fails_keeps_its_earlier_result(jobs, old, tmp_path):
     out = shutil.copytree(old, tmp_path / "out")
     before = predictions(out)
     huge = write(tmp_path / "jobs.json", protein("job000", "MTPAVTTYKL" * 3000))
-    done = campaign(huge, out, "--overwrite", check=1)
+    done = campaign(huge, out, "--overwrite", "--devices", "1", check=1)
     (error,) = errors_in(done.stderr)
     assert error.endswith("; the earlier result is untouched")
     assert predictions(out) == before
