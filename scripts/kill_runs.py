@@ -197,8 +197,7 @@ class Story:
     def is_due(self, now: float) -> bool:
         """Tell whether the run is to be killed now."""
         if self.due is None and self.moment.trigger:
-            with contextlib.suppress(OSError):
-                self.works.update(entry.name for entry in os.scandir(self.out / WORK))
+            self.works |= works_in(self.out)
             if len(self.works) >= self.moment.trigger:
                 self.due = now + self.moment.after_s
         return self.due is not None and now >= self.due
@@ -305,9 +304,7 @@ class Trial:
     def start(self, story: Story) -> None:
         """Give the command of a story once more."""
         story.before = results_in(story.out)
-        with contextlib.suppress(OSError):
-            # What the last kill left is not of this run.
-            story.works = {entry.name for entry in os.scandir(story.out / WORK)}
+        story.works = works_in(story.out)  # what the last kill left is not of this run
         story.moment = self.choose_moment(story.kind)
         story.moment.trigger += len(story.works) if story.moment.trigger else 0
         story.process = fork_command(self.arguments(story.out, story.command), self.scratch / "log.txt")
@@ -344,7 +341,7 @@ class Trial:
         else:
             share = (now - story.began) / self.seconds[story.kind]
             self.moments[f"{min(int(share * 10), 9) * 10} % of a run"] += 1
-        if (story.out / WORK).is_dir() and any((story.out / WORK).iterdir()):
+        if works_in(story.out):
             self.left["with an exchange under way"] += 1
 
     def complete(self, story: Story) -> None:
@@ -403,14 +400,14 @@ class Trial:
     def kill_campaign(self, story: Story, more: tuple[str, ...], seconds: float) -> None:
         """Kill the driver, or the worker, of one campaign."""
         story.before = results_in(story.out)
-        story.works = set()
+        story.works = works_in(story.out)
         near = self.generator.random() < 0.5
         story.moment = (
-            Moment(self.generator.uniform(0, AFTER_TRIGGER_S), 1)
+            Moment(self.generator.uniform(0, AFTER_TRIGGER_S), len(story.works) + 1)
             if near
             else Moment(self.generator.uniform(0, seconds))
         )
-        is_worker = self.generator.random() < 0.5
+        takes_worker = self.generator.random() < 0.5
         story.process = fork_command(
             self.arguments(story.out, story.command, *more), self.scratch / "log.txt"
         )
@@ -423,13 +420,13 @@ class Trial:
                 return
             time.sleep(0.0005)
         kind = "resumed" if story.kind == "fresh" and story.kills else story.kind
-        workers = workers_of(story.out)
+        workers = workers_of(story.out, story.process)
         story.kills += 1
-        for process in workers if is_worker and workers else [story.process]:
+        for process in workers if takes_worker and workers else [story.process]:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(process, signal.SIGKILL)
         self.kills["ray"] += 1
-        who = "worker" if is_worker and workers else "driver"
+        who = "worker" if takes_worker and workers else "driver"
         self.by_kind[f"ray {kind}, {who} killed"] += 1
         with contextlib.suppress(ChildProcessError):
             status = wait_for(story.process)
@@ -555,6 +552,14 @@ def _by_number(item: tuple[str, int]) -> tuple[str, int]:
     return rest, int(number)
 
 
+def works_in(out: Path) -> set[str]:
+    """Return the names of the replacements that are under way in a folder, or were left there."""
+    try:
+        return {entry.name for entry in os.scandir(out / WORK)}
+    except OSError:
+        return set()
+
+
 def digest_of(path: Path) -> str:
     """Return what tells a file's bytes from others."""
     return hashlib.sha256(path.read_bytes()).hexdigest()
@@ -652,13 +657,22 @@ def ray_cluster() -> Iterator[str]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def workers_of(out: Path) -> list[int]:
-    """Return the processes that do jobs of a campaign, as far as its folder says."""
+def workers_of(out: Path, driver: int) -> list[int]:
+    """Return the processes that do jobs for a driver, as far as the folder says: of this driver, and Ray's."""
     try:
-        workers = json.loads((out / "run.json").read_text())["campaign"]["workers"]
+        campaign = json.loads((out / "run.json").read_text())["campaign"]
+        processes = [worker["pid"] for worker in campaign["workers"] if worker.get("pid")]
     except (OSError, ValueError, KeyError):
         return []
-    return [worker["pid"] for worker in workers if worker.get("pid") and is_running(worker["pid"])]
+    return [pid for pid in processes if campaign["driver"]["pid"] == driver and is_worker(pid)]
+
+
+def is_worker(process: int) -> bool:
+    """Tell whether a process is a worker of Ray: its number may have gone to another since it was noted."""
+    try:
+        return Path(f"/proc/{process}/cmdline").read_bytes().startswith(b"ray::")
+    except OSError:
+        return False
 
 
 def is_running(process: int) -> bool:
