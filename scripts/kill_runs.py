@@ -658,7 +658,7 @@ def ray_cluster() -> Iterator[str]:
 
 
 def workers_of(out: Path, driver: int) -> list[int]:
-    """Return the processes that do jobs for a driver, as far as the folder says: of this driver, and Ray's."""
+    """Return the processes that do jobs for a driver, as far as its folder says."""
     try:
         campaign = json.loads((out / "run.json").read_text())["campaign"]
         processes = [worker["pid"] for worker in campaign["workers"] if worker.get("pid")]
