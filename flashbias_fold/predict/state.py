@@ -72,7 +72,8 @@ class Request:
         """Tell whether a seed is done, by its entry in a report or its record, and need not be predicted."""
         if not self.settings.overwrite:
             return True
-        return record.get("overwrite_id") == self.overwrite_id and dict(made_with) == wanted
+        is_of_this_pass = record.get("overwrite_id") == self.overwrite_id
+        return is_of_this_pass and not self._difference(made_with, wanted)
 
     def find_result(self, job: Job, folder: OutputFolder) -> dict[str, Any] | None:
         """Return the report of a job that is complete as asked for, or None if the job is to be done.
