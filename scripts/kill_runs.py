@@ -26,6 +26,7 @@ import hashlib
 import json
 import os
 import random
+import secrets
 import shutil
 import signal
 import subprocess
@@ -137,6 +138,8 @@ def fork_command(arguments: list[str], log: Path) -> int:
         with log.open("a") as file:
             os.dup2(file.fileno(), 1)
             os.dup2(file.fileno(), 2)
+        # Whatever this process had in their place, as a test does.
+        sys.stdout, sys.stderr = (os.fdopen(number, "w", closefd=False) for number in (1, 2))
         from flashbias_fold.cli.main import main as command
 
         status = command(arguments)
@@ -637,14 +640,18 @@ sys.stdin.read()
 def ray_cluster() -> Iterator[str]:
     """Hold a cluster of this machine; yields its address."""
     folder = tempfile.mkdtemp(prefix="ray-", dir="/tmp")  # short, as there are sockets in it
-    variables = {**os.environ, "RAY_USAGE_STATS_ENABLED": "0"}
+    # Of the cluster and of every driver: nobody else can talk to it.
+    os.environ |= {
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN": secrets.token_hex(32),
+    }
     holder = subprocess.Popen(
         [sys.executable, "-c", _HOLDER, folder],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         text=True,
-        env=variables,
     )
     try:
         assert holder.stdout is not None
