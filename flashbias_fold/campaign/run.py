@@ -19,13 +19,21 @@ from flashbias_fold.campaign.worker import Assignment, Description, Done, Loaded
 from flashbias_fold.errors import JobError, SetupError
 from flashbias_fold.files import write_atomic, write_json
 from flashbias_fold.inputs import InputSet, Job, load_inputs
-from flashbias_fold.predict.account import error_json, now
+from flashbias_fold.predict.account import now
 from flashbias_fold.predict.folder import RUN, OutputFolder
 from flashbias_fold.predict.prepare import decided, gib, no_room, plan_of
 from flashbias_fold.predict.progress import Reporter
 from flashbias_fold.predict.run import RunResult
 from flashbias_fold.predict.settings import Settings
-from flashbias_fold.predict.state import earlier, note_error, note_rejected, run_record
+from flashbias_fold.predict.state import (
+    OtherResultError,
+    Request,
+    failure,
+    note_rejected,
+    run_record,
+    undecided_in,
+    without_others,
+)
 from flashbias_fold.protenix_adapter import environment
 from flashbias_fold.protenix_adapter.components import open_components
 from flashbias_fold.protenix_adapter.models import Model, find_model
@@ -128,9 +136,12 @@ class _Campaign:
         self.lease = lease
         self.reporter = reporter
         self.result = result
-        self.weights = model.weights
+        # The workers will decide on the arithmetic, and on the device unless the user has.
+        undecided = undecided_in(settings) | {"dtype"}
+        self.request = Request(settings, plan.digest, model.weights, undecided=undecided)
         self.jobs = {job.name: job for job in inputs.jobs}
         self.pending: list[Job] = []
+        self.replaced: set[str] = set()
         self.failures: dict[str, dict[str, str]] = {}
         self.started, self.began = now(), time.monotonic()
         self.fed_since: float | None = None
@@ -153,14 +164,20 @@ class _Campaign:
 
     def go(self, variables: dict[str, str]) -> RunResult:
         """Do every job, and leave the folder describing itself whatever happens."""
+        self.request = self.request.begin(self.folder)
         note_rejected(self.folder, self.inputs)
         self.pending = [job for job in self.inputs.jobs if not self.skip(job)]
+        self.replaced = {job.name for job in self.pending if self.folder.forget(job.name)}
         skipped = len(self.inputs.jobs) - len(self.pending)
         if skipped:
             self.reporter.line(f"{skipped:,} of {len(self.inputs.jobs):,} jobs already complete, skipped")
         self.reporter.begin(len(self.pending))
         try:
+            self.folder.write_summary(best_first=True)
+            if self.replaced:
+                (self.folder.path / PAGE).unlink(missing_ok=True)
             if self.pending:
+                self.write("running")
                 self.run(variables)
         except BaseException as error:
             # What stopped the run is what the user has to know, not that this cannot be noted either.
@@ -168,21 +185,20 @@ class _Campaign:
                 self.finish("interrupted" if isinstance(error, KeyboardInterrupt) else "failed")
             raise
         self.finish("done")
+        self.request.end(self.folder)
         self.sort()
         return self.result
 
     def skip(self, job: Job) -> bool:
-        """Whether the job's outputs are complete; says in which settings they differ, if they do."""
-        # The workers will decide on the arithmetic, and on the device unless the user has.
-        undecided = ("dtype", "device") if self.settings.device == "auto" else ("dtype",)
-        found = earlier(
-            self.settings, job, self.folder, plan=self.plan.digest, weights=self.weights, undecided=undecided
-        )
-        if found is None:
+        """Tell whether nothing is to be done for a job: it is complete, or there is another result."""
+        try:
+            report = self.request.find_result(job, self.folder)
+        except OtherResultError as error:
+            self.folder.forget(job.name)
+            self.failed(job.name, error)
+            return True
+        if report is None:
             return False
-        report, hint = found
-        if hint:
-            self.reporter.line(f"{job.name}: already complete, skipped{hint}")
         self.result.jobs[job.name] = "skipped"
         self.result.reports.append(report)
         return True
@@ -250,8 +266,17 @@ class _Campaign:
                 self.lose(member, f"its {key} is {mine}, that of the others {others}")
                 return
         member.description = answer
-        settings = self.settings.filled(out=self.settings.out.absolute())
-        self.crew.load(member, Assignment(settings, self.plan, self.weights, self.lease.token))
+        self.crew.load(member, self.assignment())
+
+    def assignment(self) -> Assignment:
+        """What the workers are told, once everything is decided."""
+        return Assignment(
+            self.settings.filled(out=self.settings.out.absolute()),
+            self.plan,
+            self.model.weights,
+            self.lease.token,
+            self.request.overwrite_id,
+        )
 
     def say_ready(self, member: Member, loaded: Loaded) -> None:
         assert member.description is not None
@@ -289,13 +314,12 @@ class _Campaign:
             self.poisoned_in_a_row = 0
             self.done += 1
             self.result.jobs[name] = "done"
-            self.result.reports.append(answer.report)
+            self.result.reports.append(without_others(answer.report))
             self.folder.note(answer.report)
         elif isinstance(answer, Done):
-            self.failed(name, answer.kind, answer.error)
+            self.note_failure(name, {"kind": answer.kind, "error": answer.error}, answer.earlier)
         else:
-            note_error(self.folder, name, answer)
-            self.failed(name, "unexpected", str(error_json(answer)["error"]))
+            self.failed(name, answer)
 
     def hear_of_death(self, member: Member, cause: str) -> None:
         assert self.crew is not None
@@ -313,8 +337,7 @@ class _Campaign:
         self.pace.over += 1
         self.poisoned_in_a_row += 1
         error = PoisonError(f"its worker died {MOST_ATTEMPTS} times, the last time because {cause}")
-        note_error(self.folder, name, error)
-        self.failed(name, error.kind, str(error))
+        self.failed(name, error)
         if self.poisoned_in_a_row >= _MOST_POISON:
             raise SetupError(f"{_MOST_POISON} jobs in a row killed their workers; {self.why_lost}")
 
@@ -325,12 +348,16 @@ class _Campaign:
         self.reporter.line(f"{self.why_lost}; it is left out")
         self.crew.dismiss(member)
 
-    def failed(self, name: str, kind: str, error: str) -> None:
-        if self.settings.overwrite:
-            self.folder.forget(name)
+    def failed(self, name: str, error: Exception) -> None:
+        """A job has failed, and who did it could not note that."""
+        earlier = self.request.note_error(self.folder, self.jobs[name], error)
+        self.note_failure(name, failure(error), earlier)
+
+    def note_failure(self, name: str, why: dict[str, str], earlier: str) -> None:
+        """Say that a job has failed, and what became of an earlier result."""
         self.result.jobs[name] = "failed"
-        self.failures[name] = {"kind": kind, "error": error}
-        self.reporter.error(f"error: job '{name}': {error}")
+        self.failures[name] = why
+        self.reporter.error(f"error: job '{name}': {why['error']}{earlier}")
 
     def set_too_large_aside(self) -> None:
         """Fail the jobs that no worker has the memory for, once it is known of every one."""
@@ -351,8 +378,7 @@ class _Campaign:
                 f"{self.settings.device}, the largest worker has {gib(largest)}",
             )
             self.over += 1
-            note_error(self.folder, task.name, error)
-            self.failed(task.name, error.kind, str(error))
+            self.failed(task.name, error)
 
     def feed(self) -> None:
         assert self.crew is not None
@@ -428,6 +454,7 @@ class _Campaign:
             components=self.components,
             inputs=self.inputs,
             jobs=jobs,
+            failures=self.failures,
             device=", ".join(sorted(devices)) or self.settings.device,
         )
         record |= {
@@ -456,6 +483,11 @@ class _Campaign:
         from flashbias_fold.campaign.page import page
 
         self.lease.check()
+        # What became of the results that were to be replaced, heard of or not.
+        for name in self.replaced:
+            report = self.folder.job(name).report()
+            if report is not None:
+                self.folder.note(report)
         record = self.write(status)
         self.folder.write_summary(best_first=True)
         write_atomic(self.folder.path / PAGE, page(record, self.result.reports))

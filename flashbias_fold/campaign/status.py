@@ -22,7 +22,7 @@ from flashbias_fold.campaign.lease import STALE_S, holder_of, start_of, this_pro
 from flashbias_fold.errors import UsageError
 from flashbias_fold.files import read_json
 from flashbias_fold.predict.ending import INTERRUPTED, read_end
-from flashbias_fold.predict.folder import ERROR, LOCK, REPORT, RUN, JobFolder
+from flashbias_fold.predict.folder import ERROR, LOCK, REPORT, RUN, completed_reports
 
 _SKEW_S = 60.0  # by which two machines' clocks, or a file server's, may differ
 _NEWEST = 5
@@ -105,7 +105,7 @@ def _run(folder: Path) -> dict[str, Any] | None:
 
 def _from_outputs(folder: Path) -> dict[str, Any]:
     """What can be said without `run.json`, which a run writes only when there is something to say."""
-    done = sum(JobFolder(path.parent).report() is not None for path in folder.glob(f"*/{REPORT}"))
+    done = sum(1 for _ in completed_reports(folder))
     failed = [path.parent.name for path in sorted(folder.glob(f"*/{ERROR}"))]
     driver = _holder(folder)
     why = _why_ended(folder, driver)
@@ -238,7 +238,7 @@ def _workers(campaign: dict[str, Any]) -> list[dict[str, Any]]:
 
 def _failures(folder: Path, run: dict[str, Any], campaign: dict[str, Any]) -> list[dict[str, Any]]:
     """What failed, the newest last: jobs that were refused, then those of the run in its order."""
-    noted = _get(campaign, "failures", dict) or {}
+    noted = _get(campaign, "failures", dict) or _get(run, "failures", dict) or {}
     refused = [
         {"name": _get(one, "name", str), "kind": "input", "error": _get(one, "error", str) or ""}
         for one in _get(run, "rejected", list) or []

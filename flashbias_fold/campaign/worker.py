@@ -61,12 +61,14 @@ class Assignment:
         plan: How attention layers are computed.
         weights: What tells the model's weights from others.
         token: Of the driver's lease of the folder.
+        overwrite_id: What names the pass that replaces results, if one does.
     """
 
     settings: Settings
     plan: Any
     weights: str
     token: str
+    overwrite_id: str | None = None
 
 
 @dataclass(frozen=True)
@@ -92,6 +94,7 @@ class Done:
         report: What is in its report, without what is large; None if it failed.
         kind: Why it failed: `kind` in its `error.json`.
         error: The same in words.
+        earlier: What to say of an earlier result that it would have replaced.
     """
 
     seconds: float
@@ -99,6 +102,7 @@ class Done:
     report: dict[str, Any] | None = None
     kind: str = ""
     error: str = ""
+    earlier: str = ""
 
 
 @dataclass(frozen=True)
@@ -242,6 +246,7 @@ class Worker:
                 folder,
                 reporter,
                 may_write=lambda: lease.check(settings.out, token),
+                overwrite_id=self._assignment.overwrite_id,
             )
             (job,) = warned((job,), self._need, self._engine.device)
             outcome = runner.do(job)
@@ -255,7 +260,7 @@ class Worker:
             if told["trace"]:
                 traceback.print_exception(outcome.error, file=log)
         self._die_if_useless()
-        return Done(seconds, waited, kind=told["kind"], error=told["error"])
+        return Done(seconds, waited, kind=told["kind"], error=told["error"], earlier=outcome.earlier)
 
     def _die_if_useless(self) -> None:
         """End if the device fails whatever is asked of it from now on, as a GPU does after some errors."""
@@ -282,7 +287,7 @@ def _stopped(error: Exception) -> Stopped:
 def _log(folder: Path) -> Iterator[TextIO]:
     """The log of a job, beside its outputs; nowhere if there can be none."""
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(exist_ok=True)  # not its parents: an output folder that has gone must not come back
         file = (folder / LOG).open("a", errors="backslashreplace", buffering=1)
     except OSError:
         yield io.StringIO()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import json
+import os
 import sys
 import time
 from collections.abc import Sequence
@@ -20,11 +22,14 @@ from flashbias_fold.compare.turns import WARM_UPS, Stage, Turns
 from flashbias_fold.errors import SetupError, UsageError
 from flashbias_fold.files import read_json, write_atomic, write_json
 from flashbias_fold.inputs import InputSet, Job
-from flashbias_fold.predict.account import NO_ROOM, difference, now, one_line, versions
+from flashbias_fold.predict.account import difference, now, one_line, versions
 from flashbias_fold.predict.folder import OutputFolder
+from flashbias_fold.predict.job import stops_a_run
 from flashbias_fold.predict.prepare import decided, engine_of, that_fit, warnings_of
 from flashbias_fold.predict.progress import Reporter
+from flashbias_fold.predict.replacement import Replacement, is_result
 from flashbias_fold.predict.settings import identity
+from flashbias_fold.predict.state import skipped
 from flashbias_fold.protenix_adapter import environment
 from flashbias_fold.protenix_adapter.components import open_components
 from flashbias_fold.protenix_adapter.models import Model, find_model
@@ -118,26 +123,45 @@ class _Comparison:
         self.components = components
         self.result = result
         self.stage: Stage | None = None
+        self.overwrite_id: str | None = None
 
     def go(self, inputs: InputSet) -> Result:
         """Every entry, then the report."""
         found: dict[str, dict[str, Any]] = {}
+        if self.settings.predictions.overwrite:
+            self.overwrite_id = self.folder.begin_overwriting(self.request())
         pending = [job for job in inputs.jobs if not self.kept(job, found)]
         self.reporter.begin(len(pending))
         for job in pending:
             try:
-                self.take(job, self.made(job), found)
+                self.take(job, self.made(job, found), found)
             except (SetupError, UsageError):
                 raise  # the next entry would meet it too
             except Exception as error:
-                if isinstance(error, OSError) and error.errno in NO_ROOM:
+                if stops_a_run(error):
                     raise
                 self.note(job.name, one_line(error))
                 self.reporter.job_done("failed")
         if found:
             self.result.report = self.report([found[job.name] for job in inputs.jobs if job.name in found])
             self.publish(self.result.report)
+        if self.settings.predictions.overwrite:
+            self.folder.end_overwriting()
         return self.result
+
+    def request(self) -> str:
+        """Tell this command from others: the same command gives the same."""
+        whole = {
+            "input": os.path.realpath(self.settings.predictions.input),
+            "truth": str(self.settings.truth),
+            "repeats": self.settings.repeats,
+            "methods": {
+                method.key: {"seed": method.seed}
+                | identity(method.settings, method.plan.digest, self.model.weights, {})
+                for method in self.methods
+            },
+        }
+        return hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()
 
     def note(self, name: str, why: str) -> None:
         """Something is amiss with an entry; the others go on."""
@@ -148,18 +172,23 @@ class _Comparison:
         """Take an entry of an earlier run, if there is one; one that was asked for otherwise stays."""
         folder = self.folder.path / job.name
         record = _complete(read_json(folder / ENTRY), self.folder.path)
-        if record is None or self.settings.predictions.overwrite:
+        overwrites = self.settings.predictions.overwrite
+        if record is None or (overwrites and record.get("overwrite_id") != self.overwrite_id):
             return False
         try:
             changed = _difference(record["settings"], self.identity(job))
         except OSError:  # a file that the input names has gone since it was read; `made` says so
             return False
+        if changed and overwrites:
+            return False
         if changed:
             self.note(
-                job.name, f"{folder} holds a comparison {changed}; add --overwrite, or choose another --out"
+                job.name,
+                f"{folder} holds a comparison {changed}; give the entry another name, choose another --out, "
+                "or add --overwrite to replace it",
             )
             return True
-        self.reporter.line(f"{job.name}: already complete, skipped")
+        self.reporter.line(f"{job.name}: {skipped(overwrites=overwrites)}")
         self.take(job, record, found)
         return True
 
@@ -182,8 +211,13 @@ class _Comparison:
             "repeats": self.settings.repeats,
         }
 
-    def made(self, job: Job) -> dict[str, Any]:
-        """An entry from new predictions, kept for the next run."""
+    def made(self, job: Job, found: dict[str, dict[str, Any]]) -> dict[str, Any]:
+        """An entry from new predictions, kept for the next run.
+
+        Args:
+            job: Which.
+            found: The entries that are done, for a report that is written meanwhile.
+        """
         stage, folder = self.ready(), self.folder.path / job.name
         others = f"{len(self.methods)} methods, {self.settings.repeats} times after {WARM_UPS} to warm up"
         self.reporter.job(job.name, f"{job.n_token} tokens, {job.n_atom} atoms, {others}")
@@ -193,16 +227,40 @@ class _Comparison:
         if self.settings.truth is not None and job.name not in self.truths:
             self.reporter.line(f"    {job.name}: no experimental structure in {self.settings.truth}")
         settings = self.identity(job)
-        turns = Turns(stage, job, folder, self.truths.get(job.name))
-        found = turns.entry()
-        found["warnings"] = [*warnings, *turns.warnings]
-        record = {"settings": settings, "entry": found, "amiss": turns.amiss}
-        write_json(folder / ENTRY, record)
-        stock = found["results"][0]
+        self.folder.check()
+        folder.mkdir(exist_ok=True)
+        with Replacement(folder) as new:
+            turns = Turns(stage, job, folder, new.folder, self.truths.get(job.name))
+            entry = turns.entry()
+            entry["warnings"] = [*warnings, *turns.warnings]
+            record = {
+                "settings": settings,
+                "entry": entry,
+                "amiss": turns.amiss,
+                "overwrite_id": self.overwrite_id,
+            }
+            write_json(new.folder / ENTRY, record)
+            new.keep(lambda path: not is_result(path))
+            self.folder.check()
+            self.withdraw(job.name, found)
+            new.put_in_place()
+        stock = entry["results"][0]
         self.reporter.job_done(
             f"done, {self.methods[0].label} {stock['wall_s']:.1f} s, pTM {stock['ptm']:.3f}"
         )
         return record
+
+    def withdraw(self, name: str, found: dict[str, dict[str, Any]]) -> None:
+        """Have the report of an earlier run say nothing of an entry that is about to be replaced."""
+        said = read_json(self.folder.path / REPORT)
+        listed = said.get("entries") if isinstance(said, dict) else None
+        if not isinstance(listed, list) or not any(entry.get("name") == name for entry in listed):
+            return
+        if found:
+            self.publish(self.report(list(found.values())))
+            return
+        for file in (PAGE, TABLE, REPORT):
+            (self.folder.path / file).unlink(missing_ok=True)
 
     def ready(self) -> Stage:
         """The model, loaded once, with every plan tried on it."""
@@ -253,10 +311,10 @@ class _Comparison:
         }
 
     def publish(self, report: dict[str, Any]) -> None:
-        """The three files, each complete whenever it is seen."""
-        write_json(self.folder.path / REPORT, report)
-        write_atomic(self.folder.path / TABLE, table(report))
+        """The three files, each complete whenever it is seen; `withdraw` goes by the last."""
         write_atomic(self.folder.path / PAGE, page(report))
+        write_atomic(self.folder.path / TABLE, table(report))
+        write_json(self.folder.path / REPORT, report)
 
 
 def _complete(record: Any, folder: Path) -> dict[str, Any] | None:

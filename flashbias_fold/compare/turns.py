@@ -14,7 +14,6 @@ from flashbias_fold.compare.assembly import read_assembly
 from flashbias_fold.compare.methods import Method
 from flashbias_fold.errors import InputError, JobError
 from flashbias_fold.inputs import Job
-from flashbias_fold.predict.folder import JobFolder
 from flashbias_fold.predict.prepare import fit_format, with_alignments
 from flashbias_fold.predict.progress import Reporter
 from flashbias_fold.predict.publish import publish
@@ -57,15 +56,23 @@ class Stage:
 class Turns:
     """The predictions of one entry: methods take turns, so that what drifts hits them all alike.
 
+    Args:
+        stage: What predicts.
+        job: What is predicted.
+        place: The entry's folder, where alignments are.
+        new: Where structures are written.
+        truth: The experimental structure.
+
     Attributes:
         amiss: What went wrong and did not end it, in words.
         warnings: What is otherwise than asked for, and no reason to doubt the results.
     """
 
-    def __init__(self, stage: Stage, job: Job, folder: Path, truth: Path | None) -> None:
+    def __init__(self, stage: Stage, job: Job, place: Path, new: Path, truth: Path | None) -> None:
         self.amiss: list[str] = []
         self.warnings: list[str] = []
-        self._stage, self._job, self._folder, self._truth_path = stage, job, folder, truth
+        self._stage, self._job, self._truth_path = stage, job, truth
+        self._place, self._new = place, new
         self._runs: dict[str, measure.Runs] = {}
         self._structures: dict[str, measure.Structure] = {}
         self._layers: dict[str, list[dict[str, Any]]] = {}
@@ -101,9 +108,8 @@ class Turns:
     def _predict_all(self) -> None:
         """Every method once to warm up, which gives the structures, then as often as was asked for."""
         stage = self._stage
-        self._folder.mkdir(parents=True, exist_ok=True)
         document = with_alignments(
-            self._job, stage.baseline.settings, stage.engine.model, self._folder, stage.reporter
+            self._job, stage.baseline.settings, stage.engine.model, self._place, stage.reporter
         )
         stage.components.install_for(document)
         *timed, noise = stage.methods
@@ -146,9 +152,8 @@ class Turns:
     def _write(self, method: Method, prediction: Prediction) -> float:
         """All structures of a prediction; returns the seconds that it took."""
         start = time.perf_counter()
-        folder = JobFolder(self._folder / method.key)
         settings = fit_format(method.settings, self._job)
-        written, _ = publish(prediction, self._job.name, method.seed, settings, folder)
+        written, _ = publish(prediction, self._job.name, method.seed, settings, self._new / method.key)
         self._files[method.key] = {sample.sample: sample.cif for sample in written.samples}
         for warning in written.warnings:
             self._stage.reporter.line(f"    {self._job.name}: {method.label}: {warning}")

@@ -9,8 +9,8 @@ import fcntl
 import io
 import math
 import os
-import shutil
-from collections.abc import Iterator, Mapping
+import uuid
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -18,15 +18,25 @@ from typing import Any
 from flashbias_fold.errors import UsageError
 from flashbias_fold.files import PARTIAL, read_json, write_atomic, write_json
 from flashbias_fold.predict.ending import note_end, note_holder
+from flashbias_fold.predict.replacement import (
+    WORK,
+    Replacement,
+    interrupted_names,
+    interrupted_place,
+    is_result,
+    settle_all,
+)
 
 REPORT = "report.json"
 ERROR = "error.json"
 RUN = "run.json"
 SUMMARY = "summary.csv"
 LOCK = ".flashbias-fold.lock"
+# There while results are being replaced; left by a run that was cut off, for the one that goes on.
+OVERWRITING = ".flashbias-fold.overwriting"
 # The files of ours that are written beside and then renamed.
 _WRITTEN = (
-    RUN, SUMMARY, f"*/{REPORT}", f"*/{ERROR}", "*/msa/*.json", f"*/seed_*/{REPORT}",
+    OVERWRITING, RUN, SUMMARY, f"*/{REPORT}", f"*/{ERROR}", "*/msa/*.json", f"*/seed_*/{REPORT}",
     "*/seed_*/predictions/*_sample_*",
     "report.*", "*/entry.json", "*/*/seed_*/predictions/*_sample_*",  # of a comparison
 )  # fmt: skip
@@ -34,6 +44,10 @@ _SUMMARY_COLUMNS = (
     "name", "seed", "sample", "ptm", "iptm", "plddt", "ranking_score", "has_clash",
     "n_token", "model", "demo_model", "bias", "wall_s", "cif",
 )  # fmt: skip
+
+
+class FolderGoneError(FileNotFoundError):
+    """The output folder was removed, or moved, while a run used it."""
 
 
 class OutputFolder:
@@ -71,7 +85,7 @@ class OutputFolder:
             self._lock.close()
             raise UsageError(f"--out: cannot write to {self.path / LOCK}: {error.strerror}") from error
         self._sweep()
-        for report in self._find_reports():
+        for report in completed_reports(self.path):
             self.note(report)
         return self
 
@@ -80,14 +94,26 @@ class OutputFolder:
     ) -> None:
         assert self._lock is not None
         with contextlib.suppress(OSError):
+            (self.path / WORK).rmdir()
+        with contextlib.suppress(OSError):
             if error is None:
                 self._lock.truncate(0)
             else:
                 note_end(self._lock.fileno(), error)
         self._lock.close()
 
+    def check(self) -> None:
+        """Raise FolderGoneError unless the folder is still the one that was taken."""
+        assert self._lock is not None
+        with contextlib.suppress(OSError):
+            if os.path.samestat(os.fstat(self._lock.fileno()), (self.path / LOCK).stat()):
+                return
+        reason = "it was removed or moved during the run, which writes no more"
+        raise FolderGoneError(errno.ENOENT, reason, str(self.path))
+
     def _sweep(self) -> None:
-        """Remove what a killed run left half-written, and nothing that is the user's."""
+        """End what a killed run left half-done, and touch nothing that is the user's."""
+        settle_all(self.path)
         for pattern in _WRITTEN:
             for partial in self.path.glob(f"{pattern}{PARTIAL}"):
                 partial.unlink(missing_ok=True)
@@ -96,21 +122,46 @@ class OutputFolder:
         """The folder of one job."""
         return JobFolder(self.path / name)
 
-    def _find_reports(self) -> Iterator[dict[str, Any]]:
-        for path in self.path.glob(f"*/{REPORT}"):
-            report = JobFolder(path.parent).report()
-            if report is not None and report.get("name") == path.parent.name:
-                yield report
-
     def note(self, report: dict[str, Any]) -> None:
         """A job is complete; the summary will have it."""
         # Thousands of them are kept, so only what the summary says.
-        small = {key: report[key] for key in (*_SUMMARY_COLUMNS, "samples") if key in report}
+        small = {key: report[key] for key in (*_SUMMARY_COLUMNS, "samples", "seeds") if key in report}
         self._reports[report["name"]] = small
 
-    def forget(self, name: str) -> None:
-        """A job's results are about to be replaced."""
-        self._reports.pop(name, None)
+    def forget(self, name: str) -> bool:
+        """Leave a job out of the summary; return whether it was there."""
+        return self._reports.pop(name, None) is not None
+
+    def put_in_place(self, new: Replacement, name: str) -> None:
+        """Replace a job's folder, so that the summary never lists what the replacement takes away."""
+        # A worker of a campaign keeps no summary; its driver leaves out what is being replaced.
+        if self._lock is not None and self.forget(name):
+            self.write_summary()
+        try:
+            new.put_in_place()
+        finally:
+            report = self.job(name).report()
+            if report is not None:
+                self.note(report)
+        if self._lock is not None and report is not None:
+            self.write_summary()
+
+    def begin_overwriting(self, request: str) -> str:
+        """Return what names this pass over the results: the same again after it was cut off.
+
+        Args:
+            request: What is asked for; a pass that was asked for otherwise is not gone on with.
+        """
+        note = read_json(self.path / OVERWRITING)
+        if isinstance(note, dict) and note.get("request") == request and isinstance(note.get("id"), str):
+            return note["id"]
+        name = uuid.uuid4().hex
+        write_json(self.path / OVERWRITING, {"id": name, "request": request})
+        return name
+
+    def end_overwriting(self) -> None:
+        """Note that a pass has come to its end: the next one replaces everything again."""
+        (self.path / OVERWRITING).unlink(missing_ok=True)
 
     def write_summary(self, *, best_first: bool = False) -> None:
         """`summary.csv`: a row for each sample of every complete job in the folder, by name or by score."""
@@ -118,12 +169,27 @@ class OutputFolder:
         table = csv.DictWriter(text, _SUMMARY_COLUMNS, extrasaction="ignore", lineterminator="\n")
         table.writeheader()
         rows = [
-            {**report, **sample, "cif": f"{name}/{sample['cif']}"}
+            {**report, **_own(report, sample), **sample, "cif": f"{name}/{sample['cif']}"}
             for name, report in sorted(self._reports.items())
             for sample in report["samples"]
         ]
         table.writerows(sorted(rows, key=_by_score) if best_first else rows)
         write_atomic(self.path / SUMMARY, text.getvalue())
+
+
+def _own(report: Mapping[str, Any], sample: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return what holds for a sample's seed and not for the others of its job."""
+    return next((seed for seed in report.get("seeds", ()) if seed["seed"] == sample["seed"]), {})
+
+
+def completed_reports(out: Path) -> Iterator[dict[str, Any]]:
+    """Yield the reports of all complete jobs in a folder, wherever a run that was killed left them."""
+    places = [path.parent for path in out.glob(f"*/{REPORT}")]
+    places += [place for name in interrupted_names(out) if (place := interrupted_place(out, name))]
+    for place in places:
+        report = JobFolder(place).report()
+        if report is not None and report.get("name") == place.name:
+            yield report
 
 
 def _by_score(row: Mapping[str, Any]) -> float:
@@ -161,30 +227,29 @@ class JobFolder:
             return None
         return report if all((self.path / str(file)).is_file() for file in files) else None
 
-    def publish_seed(self, seed: int, finished: Path) -> list[str]:
-        """Move the files of a finished seed from where they were written to where they belong.
+    def write_seed_record(
+        self, seed: int, new: Replacement, record: dict[str, Any], report_of: Callable[..., dict[str, Any]]
+    ) -> None:
+        """Complete what will replace this folder: a seed that was written into it, and all that stays.
 
-        They were written elsewhere because a file must not be seen half-written under its final name.
-        Returns where they are now, from this folder.
+        Args:
+            seed: Which.
+            new: Where its structures are.
+            record: What is noted of the seed.
+            report_of: Makes the job's report from the records of all seeds, where there was one before.
         """
-        folder = self.path / f"seed_{seed}" / "predictions"
-        folder.mkdir(parents=True, exist_ok=True)
-        # What an attempt left that was never finished: it may have been asked for more samples than this.
-        for leftover in folder.glob("*_sample_*"):
-            leftover.unlink()
-        sources = sorted(finished.iterdir())
-        for source in sources:
-            write_atomic(folder / source.name, source.read_bytes())
-        return [f"seed_{seed}/predictions/{source.name}" for source in sources]
-
-    def write_seed_record(self, seed: int, record: dict[str, Any]) -> None:
-        """Note that a seed is done; written last."""
-        write_json(self.path / f"seed_{seed}" / REPORT, record)
+        write_json(new.folder / f"seed_{seed}" / REPORT, record)
+        if self.report() is not None:
+            others = [other for other in self.seed_records() if _seed_of(other) != seed]
+            records = sorted([*others, record], key=_seed_of)
+            write_json(new.folder / REPORT, report_of(records, record))
+        replaced = (f"seed_{seed}/", REPORT, ERROR)
+        new.keep(lambda path: not (path.startswith(replaced) and is_result(path)))
 
     def write_report(self, report: dict[str, Any]) -> None:
         """Note that the job is done; written last."""
+        self.forget_error()  # first: it must not be seen beside the report
         write_json(self.path / REPORT, report)
-        self.forget_error()
 
     def forget_error(self) -> None:
         """The job is complete, whatever happened to it before."""
@@ -195,10 +260,6 @@ class JobFolder:
         self.path.mkdir(parents=True, exist_ok=True)
         write_json(self.path / ERROR, error)
 
-    def clear(self) -> None:
-        """Forget earlier results: the reports first, so that nothing half-removed looks complete."""
-        (self.path / REPORT).unlink(missing_ok=True)
-        for folder in self.path.glob("seed_*"):
-            (folder / REPORT).unlink(missing_ok=True)
-            shutil.rmtree(folder)
-        self.forget_error()
+
+def _seed_of(record: dict[str, Any]) -> int:
+    return int(record["samples"][0]["seed"])

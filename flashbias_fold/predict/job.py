@@ -11,20 +11,22 @@ from typing import Any
 from flashbias_fold.errors import JobError, SetupError
 from flashbias_fold.inputs import Job
 from flashbias_fold.predict.account import NO_ROOM, device_name, difference, one_line, versions
-from flashbias_fold.predict.folder import JobFolder, OutputFolder
+from flashbias_fold.predict.folder import FolderGoneError, JobFolder, OutputFolder
 from flashbias_fold.predict.prepare import fit_format, seeds_of, warnings_of, with_alignments
 from flashbias_fold.predict.progress import Reporter
-from flashbias_fold.predict.settings import Settings, identity
-from flashbias_fold.predict.state import note_error
+from flashbias_fold.predict.replacement import Replacement
+from flashbias_fold.predict.settings import Settings
+from flashbias_fold.predict.state import Request, without_others
 from flashbias_fold.protenix_adapter.models import Model
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a job ended: with its report, or with the error that `error.json` has."""
+    """How a job ended: with its report, or with an error, and then what became of an earlier result."""
 
     report: dict[str, Any] | None = None
     error: Exception | None = None
+    earlier: str = ""
 
 
 class JobRunner:
@@ -40,6 +42,7 @@ class JobRunner:
         folder: Where the outputs go.
         reporter: Told where a job is.
         may_write: Called before outputs are put in their place; raises if they must not be.
+        overwrite_id: What names the pass that replaces results, if one does.
     """
 
     def __init__(
@@ -52,7 +55,8 @@ class JobRunner:
         components: Any,
         folder: OutputFolder,
         reporter: Reporter,
-        may_write: Callable[[], None] = lambda: None,
+        may_write: Callable[[], None],
+        overwrite_id: str | None = None,
     ) -> None:
         self.settings = settings
         self.model = model
@@ -63,6 +67,7 @@ class JobRunner:
         self.folder = folder
         self.reporter = reporter
         self.may_write = may_write
+        self.request = Request(settings, plan.digest, weights, overwrite_id=overwrite_id)
 
     def do(self, job: Job) -> Outcome:
         """One job; an error of its own is noted. `tell` says how it ended.
@@ -79,8 +84,7 @@ class JobRunner:
         except Exception as error:
             if stops_a_run(error):
                 raise
-            note_error(self.folder, job.name, error)
-            return Outcome(error=error)
+            return Outcome(error=error, earlier=self.request.note_error(self.folder, job, error))
         return Outcome(report=report)
 
     def tell(self, job: Job, outcome: Outcome) -> None:
@@ -88,40 +92,45 @@ class JobRunner:
         report = outcome.report
         if report is None:
             assert outcome.error is not None
-            self.reporter.error(f"error: job '{job.name}': {one_line(outcome.error)}")
+            self.reporter.error(f"error: job '{job.name}': {one_line(outcome.error)}{outcome.earlier}")
             self.reporter.job_done("failed")
             return
-        best = max(report["samples"], key=lambda sample: sample["ranking_score"])
+        best = max(without_others(report)["samples"], key=lambda sample: sample["ranking_score"])
         self.reporter.job_done(
             f"done in {report['wall_s']:.1f} s, best sample pTM {best['ptm']:.3f} pLDDT {best['plddt']:.1f}"
         )
 
     def _predict(self, job: Job, folder: JobFolder) -> dict[str, Any]:
-        wanted = identity(self.settings, self.plan.digest, self.weights, job.document)
-        folder.path.mkdir(parents=True, exist_ok=True)  # now, not after hours of prediction
-        if self.settings.overwrite:
-            self.may_write()
-            folder.clear()
-            self.folder.forget(job.name)
-        for record in folder.seed_records():
-            if record["settings"] != wanted:
-                raise JobError(
-                    f"{folder.path} holds results {difference(record['settings'], wanted)}; "
-                    "add --overwrite, or choose another --out"
-                )
+        wanted = self.request.identity(job)
+        self.may_write()
+        folder.path.mkdir(exist_ok=True)  # now, not after hours of prediction
+        if not self.settings.overwrite:
+            _refuse_mixture(folder, wanted)
         document = with_alignments(job, self.settings, self.model, folder.path, self.reporter)
         self.components.install_for(document)
         for seed in seeds_of(self.settings, job):
-            if folder.seed_record(seed) is None:
-                self._predict_seed(job, document, seed, folder, wanted)
-        report = _job_report(list(folder.seed_records()))
+            record = folder.seed_record(seed)
+            if record is None or not self.request.is_made(record, record["settings"], wanted):
+                with Replacement(folder.path) as new:
+                    self._predict_seed(job, document, seed, folder, new, wanted)
+                    self.may_write()
+                    self.folder.put_in_place(new, job.name)
+        records = list(folder.seed_records())
+        asked = seeds_of(self.settings, job)
+        report = job_report(records, next(one for one in records if one["samples"][0]["seed"] == asked[-1]))
         self.may_write()
         folder.write_report(report)
         self.folder.note(report)
         return report
 
     def _predict_seed(
-        self, job: Job, document: dict[str, Any], seed: int, folder: JobFolder, wanted: dict[str, Any]
+        self,
+        job: Job,
+        document: dict[str, Any],
+        seed: int,
+        folder: JobFolder,
+        new: Replacement,
+        wanted: dict[str, Any],
     ) -> None:
         from flashbias_fold.predict.publish import publish
 
@@ -130,7 +139,7 @@ class JobRunner:
         self.reporter.stage("write")
         self.may_write()
         writing = time.perf_counter()
-        written, files = publish(prediction, job.name, seed, fit_format(self.settings, job), folder)
+        written, files = publish(prediction, job.name, seed, fit_format(self.settings, job), new.folder)
         for warning in written.warnings:
             self.reporter.line(f"    {job.name}: {warning}")
         end = time.perf_counter()
@@ -162,28 +171,67 @@ class JobRunner:
             ],
             "files": files,
             "settings": wanted,
+            "overwrite_id": self.request.overwrite_id,
             "versions": versions(),
         }
-        folder.write_seed_record(seed, record)
+        folder.write_seed_record(seed, new, record, job_report)
 
 
 def stops_a_run(error: Exception) -> bool:
     """Whether the next job would meet the error too."""
-    return isinstance(error, SetupError) or (isinstance(error, OSError) and error.errno in NO_ROOM)
+    if isinstance(error, SetupError | FolderGoneError):
+        return True
+    return isinstance(error, OSError) and error.errno in NO_ROOM
 
 
-def _job_report(records: list[dict[str, Any]]) -> dict[str, Any]:
-    """One report from those of the seeds: times add up, memory peaks at the highest."""
-    last = records[-1]
-    stages = {stage: sum(record["stages_s"][stage] for record in records) for stage in last["stages_s"]}
+def _refuse_mixture(folder: JobFolder, wanted: dict[str, Any]) -> None:
+    """Raise JobError where seeds of other settings are, which only `--overwrite` may stand beside."""
+    for record in folder.seed_records():
+        if record["settings"] != wanted:
+            raise JobError(
+                f"{folder.path} holds results {difference(record['settings'], wanted)}; "
+                "add --overwrite, or choose another --out"
+            )
+
+
+def job_report(records: list[dict[str, Any]], newest: dict[str, Any]) -> dict[str, Any]:
+    """Make one report from those of the seeds: times add up, memory peaks at the highest.
+
+    What else it says is of the newest; where another seed differs in that, its entry in `seeds` says so.
+    """
+    stages = {
+        stage: sum(record["stages_s"].get(stage, 0.0) for record in records) for stage in newest["stages_s"]
+    }
+    seeds = [_seed_entry(record, newest) for record in records]
+    said = newest["settings"]
+    said_of_seeds = [text for record in records for text in record["warnings"]]
+    differing = [
+        f"seed {entry['seed']} was {difference({**said, **entry['differs']}, said)}"
+        for entry in seeds
+        if entry["differs"]
+    ]
     return {
-        **last,
+        **newest,
         "stages_s": stages,
         "wall_s": sum(record["wall_s"] for record in records),
         "peak_memory_bytes": max(record["peak_memory_bytes"] for record in records),
         "peak_process_memory_bytes": max(record["peak_process_memory_bytes"] for record in records),
-        # Most are of the job, and so of every seed.
-        "warnings": list(dict.fromkeys(text for record in records for text in record["warnings"])),
+        "warnings": list(dict.fromkeys([*said_of_seeds, *differing])),  # most are of every seed
+        "seeds": seeds,
         "samples": [sample for record in records for sample in record["samples"]],
         "files": [file for record in records for file in record["files"]],
+    }
+
+
+# Of a seed, what its rows in the summary say and its job's report may not.
+_OF_A_SEED = ("model", "demo_model", "bias", "n_token", "n_atom", "n_msa", "device", "dtype")
+
+
+def _seed_entry(record: dict[str, Any], newest: dict[str, Any]) -> dict[str, Any]:
+    made, said = record["settings"], newest["settings"]
+    return {
+        "seed": record["samples"][0]["seed"],
+        "differs": {key: made.get(key) for key in said if made.get(key) != said[key]},
+        "overwrite_id": record.get("overwrite_id"),
+        **{key: record[key] for key in _OF_A_SEED if record[key] != newest[key]},
     }

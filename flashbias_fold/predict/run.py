@@ -10,13 +10,22 @@ from typing import Any
 
 from flashbias_fold.files import write_json
 from flashbias_fold.inputs import InputSet, Job, load_inputs
-from flashbias_fold.predict.account import device_name, now
+from flashbias_fold.predict.account import device_name, now, one_line
 from flashbias_fold.predict.folder import RUN, OutputFolder
 from flashbias_fold.predict.job import JobRunner
 from flashbias_fold.predict.prepare import decided, engine_of, plan_of, that_fit
 from flashbias_fold.predict.progress import Reporter
 from flashbias_fold.predict.settings import Settings
-from flashbias_fold.predict.state import earlier, note_rejected, run_record
+from flashbias_fold.predict.state import (
+    OtherResultError,
+    Request,
+    failure,
+    note_rejected,
+    run_record,
+    skipped,
+    undecided_in,
+    without_others,
+)
 from flashbias_fold.protenix_adapter import environment
 from flashbias_fold.protenix_adapter.components import open_components
 from flashbias_fold.protenix_adapter.models import Model, find_model
@@ -59,6 +68,7 @@ def predict(settings: Settings, reporter: Reporter | None = None) -> RunResult:
             with a single job is in the result and in the job's `error.json` instead.
     """
     reporter = reporter or Reporter(quiet=True)
+    asked = settings
     model = find_model(settings.model)
     components = open_components()
     # Before torch and Protenix's model are imported: a mistake in the input is answered at once.
@@ -66,7 +76,7 @@ def predict(settings: Settings, reporter: Reporter | None = None) -> RunResult:
     device = None
     if inputs.jobs:
         environment.prepare()
-        settings, device = decided(settings, model)
+        settings, device = decided(asked, model)
         inputs = that_fit(inputs, settings, model, device)
     result = RunResult(settings.out, rejected=len(inputs.rejected))
     for line in inputs.error_lines():
@@ -76,8 +86,10 @@ def predict(settings: Settings, reporter: Reporter | None = None) -> RunResult:
     plan = plan_of(settings, model)  # a mistake in it leaves no folder
     if model.banner:
         reporter.line(model.banner)
+    request = Request(settings, plan.digest, model.weights, undecided=undecided_in(asked))
     with OutputFolder(settings.out) as folder:
-        return _Run(settings, model, plan, device, inputs, folder, reporter, components, result).go()
+        run = _Run(settings, model, plan, device, inputs, folder, reporter, components, result, request)
+        return run.go()
 
 
 class _Run:
@@ -94,6 +106,7 @@ class _Run:
         reporter: Reporter,
         components: Any,
         result: RunResult,
+        request: Request,
     ) -> None:
         self.settings = settings
         self.model = model
@@ -103,16 +116,19 @@ class _Run:
         self.reporter = reporter
         self.components = components
         self.result = result
-        self.weights = model.weights
         self.plan = plan
+        self.request = request
+        self.failures: dict[str, dict[str, Any]] = {}
         self.started = now()
         self.next_write = 0.0
 
     def go(self) -> RunResult:
         """Do every job, and leave the folder describing itself whatever happens."""
+        self.request = self.request.begin(self.folder)
         note_rejected(self.folder, self.inputs)
         pending = [job for job in self.inputs.jobs if not self.skip(job)]
         try:
+            self.write_run("running")
             runner = self.load_model() if pending else None
             self.reporter.begin(len(pending))
             for job in pending:
@@ -125,18 +141,30 @@ class _Run:
                 self.write_run("interrupted" if isinstance(error, KeyboardInterrupt) else "failed")
             raise
         self.write_run("done")
+        self.request.end(self.folder)
         return self.result
 
     def skip(self, job: Job) -> bool:
-        """Whether the job's outputs are complete; says so, and in which settings they differ."""
-        found = earlier(self.settings, job, self.folder, plan=self.plan.digest, weights=self.weights)
-        if found is None:
+        """Tell whether nothing is to be done for a job: it is complete, or there is another result."""
+        try:
+            report = self.request.find_result(job, self.folder)
+        except OtherResultError as error:
+            self.request.note_error(self.folder, job, error)
+            self.folder.forget(job.name)
+            self.fail(job, error)
+            self.reporter.error(f"error: job '{job.name}': {one_line(error)}")
+            return True
+        if report is None:
             return False
-        report, hint = found
-        self.reporter.line(f"{job.name}: already complete, skipped{hint}")
+        self.reporter.line(f"{job.name}: {skipped(overwrites=self.settings.overwrite)}")
         self.result.jobs[job.name] = "skipped"
         self.result.reports.append(report)
         return True
+
+    def fail(self, job: Job, error: Exception) -> None:
+        """Note that a job has failed, where the run says how each stands."""
+        self.result.jobs[job.name] = "failed"
+        self.failures[job.name] = failure(error)
 
     def load_model(self) -> JobRunner:
         start = time.perf_counter()
@@ -151,18 +179,22 @@ class _Run:
             self.settings,
             self.model,
             self.plan,
-            self.weights,
+            self.model.weights,
             engine,
             self.components,
             self.folder,
             self.reporter,
+            may_write=self.folder.check,
+            overwrite_id=self.request.overwrite_id,
         )
 
     def do(self, runner: JobRunner, job: Job) -> None:
         outcome = runner.do(job)
-        self.result.jobs[job.name] = "failed" if outcome.report is None else "done"
-        if outcome.report is not None:
-            self.result.reports.append(outcome.report)
+        if outcome.error is not None:
+            self.fail(job, outcome.error)
+        elif outcome.report is not None:
+            self.result.jobs[job.name] = "done"
+            self.result.reports.append(without_others(outcome.report))
         runner.tell(job, outcome)
 
     def write_now_and_then(self) -> None:
@@ -186,7 +218,9 @@ class _Run:
             components=self.components,
             inputs=self.inputs,
             jobs=self.result.jobs,
+            failures=self.failures,
             device=device_name(self.device),
         )
-        write_json(self.folder.path / RUN, record)
+        self.folder.check()
         self.folder.write_summary()
+        write_json(self.folder.path / RUN, record)

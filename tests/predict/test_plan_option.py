@@ -104,11 +104,8 @@ def test_results_of_another_plan_are_not_taken_for_these(folder, tmp_path):
     options = (folder / "jobs.json", "--out", folder / "out", *TINY, "--cycles", 2, "--seeds", "1,2")
     same = call("predict", *options, *plan(folder), check=0)
     assert "already complete, skipped\n" in same.stderr
-    changed = call("predict", *options, "--plan", other, check=0)
-    assert (
-        "one: already complete, skipped (made with another plan; --overwrite predicts it again)"
-        in changed.stderr
-    )
+    changed = call("predict", *options, "--plan", other, check=1)
+    assert "one holds a result made with another plan; " in changed.stderr
 
 
 def test_a_rule_may_hold_for_some_jobs_only(folder, tmp_path):

@@ -34,6 +34,12 @@ ONE, TWO, THREE = (
 )
 
 
+def summary(out):
+    """The rows of `summary.csv`."""
+    with (out / "summary.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
 def states(out):
     """Which file, by number, is under each name: a file that was replaced has another."""
     return {path: (path.stat().st_ino, path.stat().st_mtime_ns) for path in Path(out).glob("*/seed_*/*/*")}
@@ -99,10 +105,14 @@ def test_overwrite_predicts_again(jobs, out, complete):
 
 
 def test_overwrite_with_other_settings_leaves_nothing_of_the_old_ones(jobs, out):
-    options = ("--model", "demo", "--steps", "2", "--cycles", "1", "--samples", "1", "--seeds", "5")
+    options = ("--model", "demo", "--steps", "1", "--cycles", "1", "--samples", "1")
+    before = predictions(out)
     call("predict", jobs, "--out", out, *options, "--overwrite", check=0)
-    assert {name.split("/")[1] for name in predictions(out)} == {"seed_5"}
-    assert [sample["seed"] for sample in report_of(out, "one")["samples"]] == [5]
+    after = predictions(out)
+    assert after.keys() == before.keys()
+    assert not any(after[name] == before[name] for name in after)
+    assert report_of(out, "one")["settings"]["steps"] == 1
+    assert not any(seed["differs"] for seed in report_of(out, "one")["seeds"])
 
 
 def test_more_seeds_run_only_the_new_ones_and_the_report_has_all(jobs, out):
@@ -131,21 +141,37 @@ def test_a_job_that_lacks_a_file_is_done_again(full, tmp_path, suffix):
 # Other settings
 
 
-def test_a_complete_job_made_with_other_settings_is_kept_and_the_difference_named(jobs, out, no_model):
+def test_a_complete_job_made_with_other_settings_fails_and_is_kept_and_the_difference_named(
+    jobs, out, no_model
+):
     before = predictions(out)
-    done = call("predict", jobs, "--out", out, *TINY, "--bias", "dense", "--steps", "3", check=0)
+    done = call("predict", jobs, "--out", out, *TINY, "--bias", "dense", "--steps", "3", check=1)
     assert predictions(out) == before
-    (line,) = (line for line in done.stderr.splitlines() if line.startswith("one: already complete"))
+    line, _ = errors_in(done.stderr)
+    assert "job 'one'" in line
     assert "bias flashbias instead of dense" in line
     assert "steps 2 instead of 3" in line
-    assert "--overwrite" in line
+    assert "another name" in line and "--out" in line and "--overwrite" in line
 
 
-def test_a_complete_job_of_another_input_is_kept_and_that_is_said(out, tmp_path, no_model):
-    other = write(tmp_path / "other.json", protein("one", "MKTAYC"))
-    done = call("predict", other, "--out", out, *TINY, check=0)
-    (line,) = (line for line in done.stderr.splitlines() if line.startswith("one: already complete"))
-    assert "another input" in line
+def test_a_complete_job_of_another_input_fails_and_is_kept_and_not_shown(jobs, out, tmp_path, no_model):
+    before = predictions(out)
+    other = write(tmp_path / "other.json", protein("one", "MKTAYC"), TWO)
+    done = call("predict", other, "--out", out, *TINY, check=1)
+    (line,) = errors_in(done.stderr)
+    assert "job 'one'" in line and "another input (8 tokens, 6 in this input)" in line
+    assert "another name" in line and "--out" in line and "--overwrite" in line
+    assert predictions(out) == before
+    assert not any(row.startswith("one ") for row in done.stdout.splitlines())
+    assert [row["name"] for row in summary(out)] == ["two"]
+    assert run_json(out)["jobs"] == {"one": "failed", "two": "skipped"}
+    assert "another input" in run_json(out)["failures"]["one"]["error"]
+    assert "another input" in error_of(out, "one")["error"]
+    assert_whole(out)
+
+    call("predict", jobs, "--out", out, *TINY, check=0)
+    assert not (out / "one" / "error.json").exists()
+    assert [row["name"] for row in summary(out)] == ["one", "two"]
 
 
 def test_an_incomplete_job_made_with_other_settings_fails_rather_than_mix(jobs, out):
@@ -220,12 +246,18 @@ def test_a_job_that_fails_stops_no_other_and_says_why(protenix_fails_for, monkey
     assert run_json(out)["jobs"] == {"one": "skipped", "two": "done", "three": "skipped"}
 
 
-def test_a_job_that_fails_when_it_is_overwritten_is_not_in_the_summary(jobs, out, protenix_fails_for):
+def test_a_job_that_fails_when_it_is_overwritten_keeps_its_result(jobs, out, protenix_fails_for):
+    before, report, rows = predictions(out), report_of(out, "one"), summary(out)
     protenix_fails_for("one")
-    call("predict", jobs, "--out", out, *TINY, "--overwrite", check=1)
-    assert not (out / "one" / "report.json").exists()
-    with (out / "summary.csv").open(newline="") as file:
-        assert [row["name"] for row in csv.DictReader(file)] == ["two"]
+    done = call("predict", jobs, "--out", out, *TINY, "--overwrite", check=1)
+    (error,) = errors_in(done.stderr)
+    assert error.endswith("; the earlier result is untouched")
+    assert predictions(out) == before
+    assert report_of(out, "one") == report
+    assert not (out / "one" / "error.json").exists()
+    assert [row for row in summary(out) if row["name"] == "one"] == [rows[0]]
+    assert run_json(out)["jobs"] == {"one": "failed", "two": "done"}
+    assert run_json(out)["failures"]["one"]["error"] in error
 
 
 def test_a_wrong_job_of_a_list_stops_no_other(tmp_path):

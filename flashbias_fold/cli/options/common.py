@@ -116,5 +116,7 @@ def add_predictions(command: argparse.ArgumentParser, *, seeds: str) -> None:
         help="write NAME_pae_sample_K.npz too: predicted aligned and distance errors, contact probabilities",
     )
     output.add_argument(
-        "--overwrite", action="store_true", help="predict again what is complete, replacing the results"
+        "--overwrite",
+        action="store_true",
+        help="predict again what is complete; each result is replaced when the new one is complete",
     )
