@@ -21,8 +21,9 @@ from flashbias_fold.files import write_atomic, write_json
 from flashbias_fold.inputs import InputSet, Job, load_inputs
 from flashbias_fold.predict.account import error_json, now
 from flashbias_fold.predict.folder import RUN, OutputFolder
-from flashbias_fold.predict.prepare import decided, gib, in_the_format, no_room, plan_of
+from flashbias_fold.predict.prepare import decided, gib, in_the_format, no_room, plan_of, warnings_of_run
 from flashbias_fold.predict.progress import Reporter
+from flashbias_fold.predict.ranking import describe_implausible
 from flashbias_fold.predict.run import RunResult
 from flashbias_fold.predict.settings import Settings
 from flashbias_fold.predict.state import earlier, note_error, note_rejected, run_record
@@ -77,6 +78,8 @@ def campaign(
     plan = plan_of(settings, model)  # a mistake in it leaves no folder
     if model.banner:
         reporter.line(model.banner)
+    for warning in warnings_of_run(settings, model):
+        reporter.line(f"warning: {warning}")
     with Lease(settings.out) as lease, OutputFolder(settings.out) as folder:
         run = _Campaign(
             settings, cluster or Cluster(), model, plan, components, inputs, folder, lease, reporter, result
@@ -287,6 +290,9 @@ class _Campaign:
             self.result.jobs[name] = "done"
             self.result.reports.append(answer.report)
             self.folder.note(answer.report)
+            implausible = describe_implausible(answer.report)
+            if implausible is not None:
+                self.reporter.line(implausible)
         elif isinstance(answer, Done):
             self.failed(name, answer.kind, answer.error)
         else:

@@ -22,7 +22,7 @@ from flashbias_fold.files import read_json, write_atomic, write_json
 from flashbias_fold.inputs import InputSet, Job
 from flashbias_fold.predict.account import NO_ROOM, difference, now, one_line, versions
 from flashbias_fold.predict.folder import OutputFolder
-from flashbias_fold.predict.prepare import decided, engine_of, that_fit, warnings_of
+from flashbias_fold.predict.prepare import decided, engine_of, that_fit, warnings_of, warnings_of_run
 from flashbias_fold.predict.progress import Reporter
 from flashbias_fold.predict.settings import identity
 from flashbias_fold.protenix_adapter import environment
@@ -87,6 +87,8 @@ def compare(settings: Settings, reporter: Reporter | None = None) -> Result:
     by_name = own if truths is None else {**own, **truths.of(inputs.jobs)}
     if model.banner:
         reporter.line(model.banner)
+    for warning in warnings_of_run(common, model):
+        reporter.line(f"warning: {warning}")
     with OutputFolder(common.out) as folder:
         run = _Comparison(settings, model, device, methods, by_name, folder, reporter, components, result)
         return run.go(inputs)
@@ -166,6 +168,13 @@ class _Comparison:
         """An entry, and what is amiss with it."""
         for line in record["amiss"]:
             self.note(job.name, line)
+        implausible = [one for one in record["entry"]["results"] if one.get("plausible") is False]
+        if implausible:
+            first = implausible[0]
+            self.reporter.line(
+                f"warning: entry '{job.name}': {len(implausible)} of {len(record['entry']['results'])} "
+                f"structures are not plausible, such as that of {first['method']}: {first['problems'][0]}"
+            )
         found[job.name] = record["entry"]
 
     def identity(self, job: Job) -> dict[str, Any]:

@@ -1,8 +1,8 @@
 """Checks whether a structure can be one at all: backbone, bonds, clashes, chirality, extent.
 
-The limits are wide on purpose. They are not a measure of quality: every sound experimental structure and every
-finished prediction is within them, and a structure beyond one of them is no structure. `docs/predict.md` says
-where each comes from.
+The limits are wide on purpose, and no measure of quality: sound experimental structures and finished
+predictions are within them, and what is beyond one of them can be no molecule. `docs/predict.md` says where
+each comes from.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ class _Structure:
 
     @cached_property
     def bonds(self) -> tuple[Indices, Indices]:
-        """Both ends of each bond; of a link between residues, the one that comes first along the chain first."""
+        """Both ends of each bond; of a link of the backbone, the end that comes first along the chain."""
         pairs = np.empty((0, 2)) if self.atoms.bonds is None else self.atoms.bonds.as_array()[:, :2]
         left, right = pairs.astype(np.int64).T
         names = self.atoms.atom_name
@@ -181,7 +181,8 @@ def _check_chain_links(
         worst = int(np.argmin(np.where(short, shown, np.inf)))
         links = _counted(int(short.sum()), "link")
         place = _between(structure, begins[worst], ends[worst])
-        yield f"chain {chain}: {links} of the backbone too short, the shortest {_angstroms(shown[worst])} {place}"
+        shortest = _angstroms(shown[worst])
+        yield f"chain {chain}: {links} of the backbone too short, the shortest {shortest} {place}"
 
 
 def _alpha_steps(structure: _Structure, begins: Indices, ends: Indices) -> Coordinates:
@@ -281,7 +282,8 @@ def _clashes(structure: _Structure) -> tuple[Indices, Indices, Coordinates]:
     near = np.isfinite(distances)
     atoms, others, distances = atoms[near], others[near], distances[near]
     residues, size = structure.residues, len(structure.atoms)
-    joined = np.sort(_code(*(residues[end] for end in structure.bonds), size))
+    left, right = structure.bonds
+    joined = np.sort(_code(residues[left], residues[right], size))
     pairs = _code(residues[atoms], residues[others], size)
     apart = (residues[atoms] != residues[others]) & ~_contains(joined, pairs)
     return atoms[apart], others[apart], distances[apart]
@@ -296,8 +298,8 @@ def _check_chirality(structure: _Structure) -> Iterator[str]:
         if len(wrong) > MOST_MIRRORED and len(wrong) > MOST_MIRRORED_SHARE * len(where):
             first = int(wrong.min())
             yield (
-                f"chain {chain}: {len(wrong):,} of {len(where):,} chiral centres of its residues are mirrored, "
-                f"such as {structure.atoms.atom_name[first]} of {structure.residue(first)}"
+                f"chain {chain}: {len(wrong):,} of {len(where):,} chiral centres are mirrored, such as "
+                f"{structure.atoms.atom_name[first]} of {structure.residue(first)}"
             )
 
 

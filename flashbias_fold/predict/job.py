@@ -12,8 +12,9 @@ from flashbias_fold.errors import JobError, SetupError
 from flashbias_fold.inputs import Job
 from flashbias_fold.predict.account import NO_ROOM, device_name, difference, one_line, versions
 from flashbias_fold.predict.folder import JobFolder, OutputFolder
-from flashbias_fold.predict.prepare import seeds_of, warnings_of, with_alignments
+from flashbias_fold.predict.prepare import seeds_of, warnings_of, warnings_of_run, with_alignments
 from flashbias_fold.predict.progress import Reporter
+from flashbias_fold.predict.ranking import best_sample, describe_implausible, is_plausible
 from flashbias_fold.predict.settings import Settings, identity
 from flashbias_fold.predict.state import note_error
 from flashbias_fold.protenix_adapter.models import Model
@@ -63,6 +64,7 @@ class JobRunner:
         self.folder = folder
         self.reporter = reporter
         self.may_write = may_write
+        self.warnings = warnings_of_run(settings, model)
 
     def do(self, job: Job) -> Outcome:
         """One job; an error of its own is noted. `tell` says how it ended.
@@ -91,9 +93,13 @@ class JobRunner:
             self.reporter.error(f"error: job '{job.name}': {one_line(outcome.error)}")
             self.reporter.job_done("failed")
             return
-        best = max(report["samples"], key=lambda sample: sample["ranking_score"])
+        implausible = describe_implausible(report)
+        if implausible is not None:
+            self.reporter.line(implausible)
+        best = best_sample(report["samples"])
+        doubt = "" if is_plausible(best) else ", not plausible"
         self.reporter.job_done(
-            f"done in {report['wall_s']:.1f} s, best sample pTM {best['ptm']:.3f} pLDDT {best['plddt']:.1f}"
+            f"done in {report['wall_s']:.1f} s, best sample pTM {best['ptm']:.3f} pLDDT {best['plddt']:.1f}{doubt}"
         )
 
     def _predict(self, job: Job, folder: JobFolder) -> dict[str, Any]:
@@ -149,7 +155,7 @@ class JobRunner:
             "peak_memory_bytes": prediction.peak_memory_bytes,
             "peak_process_memory_bytes": prediction.peak_process_memory_bytes,
             "chunk_size": prediction.chunk_size,
-            "warnings": warnings_of(job, self.settings, self.model),
+            "warnings": [*self.warnings, *warnings_of(job, self.settings, self.model)],
             "samples": [
                 {"seed": seed, **dataclasses.asdict(sample), "cif": f"{predictions}/{sample.cif}"}
                 for sample in samples

@@ -13,7 +13,7 @@ from flashbias_fold.inputs import InputSet, Job, load_inputs
 from flashbias_fold.predict.account import device_name, now
 from flashbias_fold.predict.folder import RUN, OutputFolder
 from flashbias_fold.predict.job import JobRunner
-from flashbias_fold.predict.prepare import decided, engine_of, plan_of, that_fit
+from flashbias_fold.predict.prepare import decided, engine_of, plan_of, that_fit, warnings_of_run
 from flashbias_fold.predict.progress import Reporter
 from flashbias_fold.predict.settings import Settings
 from flashbias_fold.predict.state import earlier, note_rejected, run_record
@@ -71,6 +71,8 @@ def predict(settings: Settings, reporter: Reporter | None = None) -> RunResult:
     plan = plan_of(settings, model)  # a mistake in it leaves no folder
     if model.banner:
         reporter.line(model.banner)
+    for warning in warnings_of_run(settings, model):
+        reporter.line(f"warning: {warning}")
     with OutputFolder(settings.out) as folder:
         return _Run(settings, model, plan, device, inputs, folder, reporter, components, result).go()
 

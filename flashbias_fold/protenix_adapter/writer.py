@@ -12,6 +12,7 @@ import numpy as np
 from flashbias_fold.errors import JobError
 from flashbias_fold.protenix_adapter.components import job_codes
 from flashbias_fold.protenix_adapter.engine import Prediction
+from flashbias_fold.protenix_adapter.plausibility import find_problems_of
 
 PDB_ATOM_LIMIT = 99_999
 PDB_NAME_LENGTH = 3
@@ -22,15 +23,22 @@ _LETTERS = 26
 
 @dataclass(frozen=True)
 class Sample:
-    """One structure, numbered by its rank within the seed (0 is best), and what the model says of it."""
+    """One structure, numbered by its rank within the seed (0 is best), and what the model says of it.
+
+    Attributes:
+        iptm: None where there is a single chain.
+        problems: What makes the structure impossible; none if it is plausible.
+    """
 
     sample: int
     cif: str
     ptm: float
-    iptm: float
+    iptm: float | None
     plddt: float
     ranking_score: float
     has_clash: bool
+    plausible: bool
+    problems: list[str]
 
 
 def ranks(prediction: Prediction) -> list[int]:
@@ -49,6 +57,7 @@ def write_prediction(
 
     dumper = DataDumper(base_dir=str(folder), sorted_by_ranking_score=True)
     output, features = prediction.output, prediction.features
+    problems = [find_problems_of(prediction, drawn) for drawn in range(len(output["coordinate"]))]
     dumper.dump_predictions(
         pred_dict=output,
         dump_dir=str(folder),
@@ -68,7 +77,7 @@ def write_prediction(
         if pae:
             _write_pae(output["full_data"][index], features, cif.with_name(f"{name}_pae_sample_{rank}.npz"))
         structure = cif.name if "cif" in formats else cif.with_suffix(".pdb").name
-        samples.append(_sample(output["summary_confidence"][index], rank, structure))
+        samples.append(_sample(prediction, index, rank, structure, problems[index]))
     return sorted(samples, key=lambda sample: sample.sample)
 
 
@@ -89,16 +98,29 @@ def _cif_value(text: str) -> str:
     return quote + text.replace(quote, "_") + quote
 
 
-def _sample(summary: dict[str, Any], rank: int, structure: str) -> Sample:
+def _sample(prediction: Prediction, drawn: int, rank: int, structure: str, problems: list[str]) -> Sample:
+    summary = prediction.output["summary_confidence"][drawn]
     return Sample(
         sample=rank,
         cif=structure,
         ptm=float(summary["ptm"]),
-        iptm=float(summary["iptm"]),
+        iptm=iptm_of(prediction, drawn),
         plddt=float(summary["plddt"]),
         ranking_score=float(summary["ranking_score"]),
         has_clash=bool(summary["has_clash"]),
+        plausible=not problems,
+        problems=problems,
     )
+
+
+def iptm_of(prediction: Prediction, drawn: int) -> float | None:
+    """Return a structure's ipTM; None where there is a single chain, for which Protenix says 0.
+
+    It is taken over pairs of tokens in different chains, where every ligand and ion is a chain of its own.
+    """
+    if prediction.features.n_chain == 1:
+        return None
+    return float(prediction.output["summary_confidence"][drawn]["iptm"])
 
 
 def write_pdb(cif: Path, pdb: Path) -> None:
