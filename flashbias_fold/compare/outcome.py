@@ -234,7 +234,7 @@ def _verdict(
 def _warn_of_implausible(entries: Sequence[Entry], labels: Mapping[str, str]) -> list[str]:
     """Say which structures cannot be: a comparison of these says little, however alike they are."""
     results = [(entry["name"], result) for entry in entries for result in entry["results"]]
-    implausible = [(name, result) for name, result in results if result.get("plausible") is False]
+    implausible = [(name, result) for name, result in results if not result["plausible"]]
     if not implausible:
         return []
     name, first = implausible[0]

@@ -168,7 +168,7 @@ class _Comparison:
         """An entry, and what is amiss with it."""
         for line in record["amiss"]:
             self.note(job.name, line)
-        implausible = [one for one in record["entry"]["results"] if one.get("plausible") is False]
+        implausible = [one for one in record["entry"]["results"] if not one["plausible"]]
         if implausible:
             first = implausible[0]
             self.reporter.line(
@@ -265,8 +265,10 @@ class _Comparison:
 
 
 def _complete(record: Any, folder: Path) -> dict[str, Any] | None:
-    """A record of ours whose structures are all there."""
+    """A record of ours whose structures are all there, and were looked at: earlier versions did not."""
     if not isinstance(record, dict) or not {"settings", "entry", "amiss"} <= record.keys():
+        return None
+    if not all("plausible" in result for result in record["entry"]["results"]):
         return None
     files = [folder / result["structure"] for result in record["entry"]["results"]]
     return record if all(file.is_file() for file in files) else None

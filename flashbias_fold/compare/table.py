@@ -32,7 +32,7 @@ def _rows(report: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
         for result in entry["results"]:
             row = {name: entry[name] for name in ("name", "n_token", "n_atom")}
             row |= {name: result[name] for name in ("method", *CONFIDENCES)}
-            row |= {"plausible": result.get("plausible"), "problems": "; ".join(result.get("problems", ()))}
+            row |= {"plausible": result["plausible"], "problems": "; ".join(result["problems"])}
             row |= {name: result[name] for name in ("wall_s", "peak_memory_bytes", "structure")}
             row |= {f"{name}_change": value for name, value in (result["change"] or {}).items()}
             row |= {f"{stage}_s": result["stages_s"][stage] for stage in STAGES}

@@ -98,9 +98,8 @@ class JobRunner:
             self.reporter.line(implausible)
         best = best_sample(report["samples"])
         doubt = "" if is_plausible(best) else ", not plausible"
-        self.reporter.job_done(
-            f"done in {report['wall_s']:.1f} s, best sample pTM {best['ptm']:.3f} pLDDT {best['plddt']:.1f}{doubt}"
-        )
+        confidences = f"pTM {best['ptm']:.3f} pLDDT {best['plddt']:.1f}{doubt}"
+        self.reporter.job_done(f"done in {report['wall_s']:.1f} s, best sample {confidences}")
 
     def _predict(self, job: Job, folder: JobFolder) -> dict[str, Any]:
         wanted = identity(self.settings, self.plan.digest, self.weights, job.document)

@@ -359,7 +359,7 @@ def _is_used(column: Column, report: Report) -> bool:
 
 
 def _mark(result: Report) -> str:
-    return '<span class="caution"> not plausible</span>' if result.get("plausible") is False else ""
+    return '<span class="caution"> not plausible</span>' if not result["plausible"] else ""
 
 
 def _implausible(report: Report) -> str:
@@ -368,7 +368,7 @@ def _implausible(report: Report) -> str:
         f"{text('; '.join(result['problems']))}</li>"
         for entry in report["entries"]
         for result in entry["results"]
-        if result.get("plausible") is False
+        if not result["plausible"]
     )
     if not lines:
         return ""

@@ -57,7 +57,11 @@ def a_prediction(rankings=(0.5,), atoms=None, seconds=(1.0, 2.0, 3.0, 4.0), memo
     }
     stages = dict(zip(TIMED, seconds, strict=True))
     peaks = dict.fromkeys(stages, memory)
-    return Prediction(Features({}, atoms), output, stages, peaks, memory, memory)
+    atoms = atoms.copy()
+    atoms.set_annotation("ref_pos", np.zeros((n, 3), dtype=np.float32))
+    atoms.set_annotation("ref_mask", np.zeros(n, dtype=int))
+    features = Features({"N_asym": torch.tensor([len(set(atoms.chain_id))])}, atoms)
+    return Prediction(features, output, stages, peaks, memory, memory)
 
 
 # Runs
@@ -134,6 +138,14 @@ def test_a_single_chain_has_no_interface():
     atoms = traces([(4.0 * i, 0, 0) for i in range(4)])
     assert structure_of(a_prediction(atoms=atoms)).confidences["iptm"] is None
     assert structure_of(a_prediction()).confidences["iptm"] is not None
+
+
+def test_a_structure_says_why_no_molecule_can_have_it():
+    near = a_prediction()  # all its atoms in one place
+    assert "clash" in structure_of(near).problems[0]
+    apart = a_prediction()
+    apart.output["coordinate"] = torch.tensor(two_chains().coord)[None]
+    assert structure_of(apart).problems == []
 
 
 # Changes

@@ -48,6 +48,8 @@ def a_result(method, change=None, *, lddt=1.0, interface=None, pae=0.0, wall=10.
         "iptm": None,
         "plddt": 80.0,
         "ranking_score": 0.7,
+        "plausible": True,
+        "problems": [],
         "stages_s": {stage: wall / len(STAGES) for stage in STAGES},
         "wall_s": wall,
         "runs_s": [wall],
@@ -61,7 +63,7 @@ def a_result(method, change=None, *, lddt=1.0, interface=None, pae=0.0, wall=10.
 
 
 def an_entry(*results):
-    return {"results": [a_result("stock"), *results]}
+    return {"name": "entry", "results": [a_result("stock"), *results]}
 
 
 def entries_of(method, changes, noise, lost=None, lost_to_noise=None):
