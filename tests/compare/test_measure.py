@@ -154,7 +154,7 @@ def test_a_structure_says_why_no_molecule_can_have_it():
 def a_structure(ptm=0.5, iptm=0.4, plddt=70.0, ranking=0.3, pae=0.0):
     values = dict(zip(CONFIDENCES, (ptm, iptm, plddt, ranking), strict=True))
     errors = np.full((3, 3), pae, dtype=np.float32)
-    return Structure(0, 0, struc.AtomArray(0), errors, values)
+    return Structure(0, 0, struc.AtomArray(0), errors, values, [])
 
 
 def test_a_change_is_what_is_more_than_the_baselines():
