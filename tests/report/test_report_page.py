@@ -172,10 +172,11 @@ def test_structures_that_are_not_plausible_are_listed_and_marked(made_up):
     content = page(made_up)
     assert content.count("not plausible</span>") == len(made_up["entries"])
     assert content.count("chain A: 1 break of the backbone") == len(made_up["entries"])
-    for entry in made_up["entries"]:
+    sound = copy.deepcopy(made_up)
+    for entry in sound["entries"]:
         for result in entry["results"]:
             result |= {"plausible": True, "problems": []}
-    assert "not plausible" not in page(made_up)
+    assert "not plausible" not in page(sound)
 
 
 # Numbers
