@@ -97,7 +97,8 @@ def test_elsewhere_there_are_plain_lines(jobs):
     assert "\r" not in done.stderr
     lines = done.stderr.splitlines()
     assert lines[0].startswith(DEMO_BANNER)
-    assert lines[1].startswith("model demo on cpu in fp32, bias flashbias, ready in ")
+    assert [line.startswith("warning: --") for line in lines[1:3]] == [True, True], "steps and cycles"
+    assert lines[3].startswith("model demo on cpu in fp32, bias flashbias, ready in ")
     assert [line[: line.index(":")] for line in lines if line.startswith("[")] == [
         "[1/2] [red]one", "[1/2] [red]one", "[2/2] two", "[2/2] two"
     ]  # fmt: skip
