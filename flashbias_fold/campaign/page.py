@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 from urllib.parse import quote
 
 from flashbias_fold.campaign.chart import Point, time_by_length
+from flashbias_fold.predict.ranking import best_sample, is_plausible, rank_between_jobs
 from flashbias_fold.report import markup
 from flashbias_fold.report.charts import STAGES, stacked_bar
 from flashbias_fold.report.document import document, framed, listed
@@ -259,10 +260,10 @@ def _names(names: Sequence[str]) -> str:
 
 
 def _best(reports: Sequence[Report]) -> str:
-    """The jobs whose best structures rank highest; a score that is no number comes last."""
-    found = [(report, max(report["samples"], key=_rank)) for report in reports if report["samples"]]
+    """The jobs whose best structures rank highest; what is not plausible, or has no score, comes last."""
+    found = [(report, best_sample(report["samples"])) for report in reports if report["samples"]]
     found.sort(key=lambda pair: pair[0]["name"])
-    found.sort(key=lambda pair: _rank(pair[1]), reverse=True)
+    found.sort(key=lambda pair: rank_between_jobs(pair[1]), reverse=True)
     if not found:
         return '<p class="note">No structure is complete.</p>'
     titles = ("job", "tokens", "ranking score", "pTM", "ipTM", "pLDDT", "seed", "seconds", "structure")
@@ -271,7 +272,8 @@ def _best(reports: Sequence[Report]) -> str:
     )
     rows = [_best_row(report, sample) for report, sample in found[:MOST_BEST]]
     table = framed(
-        "The best structure of each job, by ranking score; a column's title sorts by it",
+        "The best structure of each job, by ranking score, a single chain by its pTM, what is not plausible "
+        "last; a column's title sorts by it",
         f"<thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody>",
         kind="entries best sortable",
     )
@@ -279,11 +281,6 @@ def _best(reports: Sequence[Report]) -> str:
         return table
     shown, there = data(len(rows), markup.whole), data(len(found), _thousands)
     return f'{table}<p class="note">The {shown} best of {there} jobs; summary.csv has every structure.</p>'
-
-
-def _rank(sample: Mapping[str, Any]) -> float:
-    score = sample["ranking_score"]
-    return score if score is not None and math.isfinite(score) else -math.inf
 
 
 def _best_row(report: Report, sample: Mapping[str, Any]) -> str:
@@ -296,7 +293,14 @@ def _best_row(report: Report, sample: Mapping[str, Any]) -> str:
         f'<a href="{_link(report["name"], sample["cif"])}">{text(sample["cif"].rpartition("/")[2])}</a>',
     ]
     inner = "".join(f"<td>{cell}</td>" for cell in cells)
-    return f'<tr><th scope="row">{name(report["name"])}</th>{inner}</tr>'
+    return f'<tr><th scope="row">{name(report["name"])}{_mark(sample)}</th>{inner}</tr>'
+
+
+def _mark(sample: Mapping[str, Any]) -> str:
+    if is_plausible(sample):
+        return ""
+    why = text("; ".join(sample.get("problems", ())))
+    return f'<span class="caution" title="{why}"> not plausible</span>'
 
 
 def _link(job: str, file: str) -> str:

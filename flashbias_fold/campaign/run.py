@@ -21,8 +21,9 @@ from flashbias_fold.files import write_atomic, write_json
 from flashbias_fold.inputs import InputSet, Job, load_inputs
 from flashbias_fold.predict.account import now
 from flashbias_fold.predict.folder import RUN, OutputFolder
-from flashbias_fold.predict.prepare import decided, gib, no_room, plan_of
+from flashbias_fold.predict.prepare import decided, gib, no_room, plan_of, warnings_of_run
 from flashbias_fold.predict.progress import Reporter
+from flashbias_fold.predict.ranking import describe_implausible
 from flashbias_fold.predict.run import RunResult
 from flashbias_fold.predict.settings import Settings
 from flashbias_fold.predict.state import (
@@ -84,6 +85,7 @@ def campaign(
     plan = plan_of(settings, model)  # a mistake in it leaves no folder
     if model.banner:
         reporter.line(model.banner)
+    reporter.warn(warnings_of_run(settings, model))
     with Lease(settings.out) as lease, OutputFolder(settings.out) as folder:
         run = _Campaign(
             settings, cluster or Cluster(), model, plan, components, inputs, folder, lease, reporter, result
@@ -316,6 +318,9 @@ class _Campaign:
             self.result.jobs[name] = "done"
             self.result.reports.append(without_others(answer.report))
             self.folder.note(answer.report)
+            implausible = describe_implausible(answer.report)
+            if implausible is not None:
+                self.reporter.line(implausible)
         elif isinstance(answer, Done):
             self.note_failure(name, {"kind": answer.kind, "error": answer.error}, answer.earlier)
         else:

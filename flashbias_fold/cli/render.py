@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 _MARKS = {True: "[green]     ok[/]", False: "[red]missing[/]", None: "[yellow]   note[/]"}
 _MOST_ROWS = 40  # a terminal's worth; the rest is in summary.csv
-_COLUMNS = ("job", "tokens", "seed", "pTM", "ipTM", "pLDDT", "seconds", "structure")
+_COLUMNS = ("job", "tokens", "seed", "pTM", "ipTM", "pLDDT", "plausible", "seconds", "structure")
 _KERNEL_COLUMNS = ("pass", "tokens", "method", "median ms", "10-90 %", "ratio", "error")
 _GPU_COLUMNS = ("of floor", "MiB")
 _COMPARISON_COLUMNS = (
@@ -59,14 +59,17 @@ def render_result(result: RunResult) -> None:
 
 
 def _row(report: dict[str, Any], out: Path) -> tuple[str, ...]:
-    best = max(report["samples"], key=lambda sample: sample["ranking_score"])
+    from flashbias_fold.predict.ranking import best_sample
+
+    best = best_sample(report["samples"])
     return (
         report["name"],
         str(report["n_token"]),
         str(best["seed"]),
         f"{best['ptm']:.3f}",
-        f"{best['iptm']:.3f}",
+        "-" if best["iptm"] is None else f"{best['iptm']:.3f}",
         f"{best['plddt']:.1f}",
+        {True: "yes", False: "NO", None: "-"}[best.get("plausible")],
         f"{report['wall_s']:.1f}",
         str(out / report["name"] / best["cif"]),
     )

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from flashbias_fold.compare.parts import POLYMERS
 from flashbias_fold.compare.structures import StructureDifference, compared
 from flashbias_fold.protenix_adapter.engine import Prediction
-from flashbias_fold.protenix_adapter.writer import ranks
+from flashbias_fold.protenix_adapter.plausibility import find_problems_of
+from flashbias_fold.protenix_adapter.writer import iptm_of, ranks
 
 STAGES = ("featurize", "trunk", "diffusion", "confidence", "write")
 CLOSENESS = ("lddt_ca", "lddt_all", "tm_score", "rmsd", "interface")
@@ -33,6 +34,7 @@ class Structure:
         atoms: Where its atoms are.
         pae: Predicted aligned errors, tokens x tokens, in Angstroms.
         confidences: By name; no ipTM where there is a single chain.
+        problems: What makes it impossible; none if it is plausible.
     """
 
     drawn: int
@@ -40,6 +42,7 @@ class Structure:
     atoms: AtomArray
     pae: NDArray[np.float32]
     confidences: dict[str, float | None]
+    problems: list[str]
 
 
 @dataclass
@@ -84,12 +87,12 @@ def structure_of(prediction: Prediction, drawn: int | None = None) -> Structure:
     output = prediction.output
     said = output["summary_confidence"][drawn]
     confidences: dict[str, float | None] = {name: float(said[name]) for name in CONFIDENCES}
+    confidences["iptm"] = iptm_of(prediction, drawn)
     atoms = prediction.features.atom_array.copy()
     atoms.coord = output["coordinate"][drawn].float().cpu().numpy()
-    if len(np.unique(atoms.chain_id)) == 1:
-        confidences["iptm"] = None
     pae = output["full_data"][drawn]["token_pair_pae"].float().cpu().numpy()
-    return Structure(drawn, order[drawn], atoms, pae, confidences)
+    problems = find_problems_of(prediction, drawn)
+    return Structure(drawn, order[drawn], atoms, pae, confidences, problems)
 
 
 def change(structure: Structure, baseline: Structure) -> dict[str, float | None]:

@@ -33,7 +33,7 @@ def outcome(entries: Sequence[Entry], methods: Sequence[Mapping[str, Any]], nois
     judged = _preferred(others, keys[0])
     judgements = {key: judgement(entries, key, noise) for key in others}
     return {
-        "verdict": _verdict(judged, judgements, noise, labels),
+        "verdict": _verdict(judged, judgements, noise, labels, _warn_of_implausible(entries, labels)),
         "speed": {"method": judged, **_speed(entries, keys[0], judged)},
         "summary": [_summary(entries, key, judgements.get(key, {})) for key in keys],
     }
@@ -201,7 +201,11 @@ def _speed(entries: Sequence[Entry], baseline: str, judged: str) -> dict[str, An
 
 
 def _verdict(
-    judged: str, judgements: Mapping[str, Judged], noise: str, labels: Mapping[str, str]
+    judged: str,
+    judgements: Mapping[str, Judged],
+    noise: str,
+    labels: Mapping[str, str],
+    warnings: Sequence[str],
 ) -> dict[str, Any]:
     mine = judgements.get(judged, {})
     return {
@@ -209,7 +213,9 @@ def _verdict(
         "noise": noise,
         "same": same(mine),
         "headline": _headline(mine),
-        "text": " ".join([*_sentences(mine, labels[judged]), *_of_the_others(judged, judgements, labels)]),
+        "text": " ".join(
+            [*warnings, *_sentences(mine, labels[judged]), *_of_the_others(judged, judgements, labels)]
+        ),
         "level": statistics.LEVEL,
         "measures": [
             {
@@ -222,6 +228,19 @@ def _verdict(
             for name, one in mine.items()
         ],
     }
+
+
+def _warn_of_implausible(entries: Sequence[Entry], labels: Mapping[str, str]) -> list[str]:
+    """Say which structures cannot be: a comparison of these says little, however alike they are."""
+    results = [(entry["name"], result) for entry in entries for result in entry["results"]]
+    implausible = [(name, result) for name, result in results if not result["plausible"]]
+    if not implausible:
+        return []
+    name, first = implausible[0]
+    return [
+        f"{len(implausible)} of {len(results)} structures are not plausible, such as {name} by "
+        f"{labels[first['method']]}: what is said of them says little."
+    ]
 
 
 def _as_shown(name: str, found: statistics.Interval) -> statistics.Interval:

@@ -25,7 +25,7 @@ from flashbias_fold.inputs import InputSet, Job
 from flashbias_fold.predict.account import difference, now, one_line, versions
 from flashbias_fold.predict.folder import OutputFolder
 from flashbias_fold.predict.job import stops_a_run
-from flashbias_fold.predict.prepare import decided, engine_of, that_fit, warnings_of
+from flashbias_fold.predict.prepare import decided, engine_of, that_fit, warnings_of, warnings_of_run
 from flashbias_fold.predict.progress import Reporter
 from flashbias_fold.predict.replacement import Replacement, is_result
 from flashbias_fold.predict.settings import identity
@@ -93,6 +93,7 @@ def compare(settings: Settings, reporter: Reporter | None = None) -> Result:
     by_name = own if truths is None else {**own, **truths.of(inputs.jobs)}
     if model.banner:
         reporter.line(model.banner)
+    reporter.warn(warnings_of_run(common, model))
     with OutputFolder(common.out) as folder:
         run = _Comparison(settings, model, device, methods, by_name, folder, reporter, components, result)
         return run.go(inputs)
@@ -196,6 +197,13 @@ class _Comparison:
         """An entry, and what is amiss with it."""
         for line in record["amiss"]:
             self.note(job.name, line)
+        implausible = [one for one in record["entry"]["results"] if not one["plausible"]]
+        if implausible:
+            first = implausible[0]
+            self.reporter.line(
+                f"warning: entry '{job.name}': {len(implausible)} of {len(record['entry']['results'])} "
+                f"structures are not plausible, such as that of {first['method']}: {first['problems'][0]}"
+            )
         found[job.name] = record["entry"]
 
     def identity(self, job: Job) -> dict[str, Any]:
@@ -318,8 +326,10 @@ class _Comparison:
 
 
 def _complete(record: Any, folder: Path) -> dict[str, Any] | None:
-    """A record of ours whose structures are all there."""
+    """A record of ours whose structures are all there, and were looked at: earlier versions did not."""
     if not isinstance(record, dict) or not {"settings", "entry", "amiss"} <= record.keys():
+        return None
+    if not all("plausible" in result for result in record["entry"]["results"]):
         return None
     files = [folder / result["structure"] for result in record["entry"]["results"]]
     return record if all(file.is_file() for file in files) else None

@@ -10,7 +10,7 @@ from typing import Any
 from flashbias_fold.compare.measure import CLOSENESS, CONFIDENCES, STAGES
 
 COLUMNS = (
-    "name", "method", "seed", "n_token", "n_atom", *CONFIDENCES,
+    "name", "method", "seed", "n_token", "n_atom", *CONFIDENCES, "plausible", "problems",
     *(f"{name}_change" for name in (*CONFIDENCES, "pae")),
     *(f"{name}_to_{target}" for target in ("stock", "truth") for name in CLOSENESS),
     *(f"{stage}_s" for stage in STAGES), "wall_s", "peak_memory_bytes", "structure",
@@ -32,6 +32,7 @@ def _rows(report: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
         for result in entry["results"]:
             row = {name: entry[name] for name in ("name", "n_token", "n_atom")}
             row |= {name: result[name] for name in ("method", *CONFIDENCES)}
+            row |= {"plausible": result["plausible"], "problems": "; ".join(result["problems"])}
             row |= {name: result[name] for name in ("wall_s", "peak_memory_bytes", "structure")}
             row |= {f"{name}_change": value for name, value in (result["change"] or {}).items()}
             row |= {f"{stage}_s": result["stages_s"][stage] for stage in STAGES}

@@ -168,6 +168,8 @@ class Turns:
             "method": method.key,
             "structure": f"{self._job.name}/{method.key}/{file}",
             **structure.confidences,
+            "plausible": not structure.problems,
+            "problems": structure.problems,
             **self._runs[method.key].as_dict(),
             "change": None if is_first else measure.change(structure, first),
             "to_stock": None if is_first else measure.closeness(structure, first.atoms)[0],

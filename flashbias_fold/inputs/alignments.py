@@ -49,7 +49,6 @@ def read_alignments(info: Mapping[str, Any], entity: str, sequence: str, place: 
             place.warn(NO_ALIGNMENT)
         if info.get("templatesPath"):
             given["templatesPath"] = _read_templates(info["templatesPath"], place.at("templatesPath"))
-            place.warn("templates are not used")
     return given
 
 

@@ -14,6 +14,7 @@ from flashbias_fold.inputs.place import (
     as_object,
     as_text,
     listed,
+    refuse_unknown,
     required,
     shown,
     warn_of_unknown,
@@ -44,8 +45,8 @@ def read_bonds(
     for index, entry in enumerate(as_list(value, place, of="bonds")):
         here = place.at(index)
         bond = as_object(entry, here)
-        warn_of_unknown(bond, (*_BOND_FIELDS, *_OLD_BOND_FIELDS), here)
         left, right = (_read_end(bond, side, here, entities, catalog) for side in _SIDES)
+        refuse_unknown(bond, (*_BOND_FIELDS, *_OLD_BOND_FIELDS), here)
         _check_pair(left, right, here, entities)
         if frozenset((left, right)) in seen:
             here.warn("the same bond was given before")

@@ -17,9 +17,9 @@ from flashbias_fold.inputs.place import (
     as_object,
     as_text,
     listed,
+    refuse_unknown,
     required,
     shown,
-    warn_of_unknown,
 )
 from flashbias_fold.inputs.residues import Entity, Residue, build_polymer, build_residue, can_be_bonded
 from flashbias_fold.inputs.sequences import COMPONENTS, POLYMER, read_sequence
@@ -81,8 +81,8 @@ def _read_entity(value: object, place: Place, catalog: ComponentCatalog, used_ch
 def _read_polymer(
     kind: str, info: Mapping[str, Any], copies: dict[str, Any], place: Place, catalog: ComponentCatalog
 ) -> Entity:
-    warn_of_unknown(info, ("sequence", "modifications", *ALIGNMENT_FIELDS[kind], *_COMMON_FIELDS), place)
     value = required(info, "sequence", place, what=f"a {POLYMER[kind]} sequence")
+    refuse_unknown(info, ("sequence", "modifications", *ALIGNMENT_FIELDS[kind], *_COMMON_FIELDS), place)
     sequence = read_sequence(value, kind, place.at("sequence"))
     modified = _read_modifications(kind, info.get("modifications"), sequence, place, catalog)
     alignments = read_alignments(info, kind, sequence, place)
@@ -110,12 +110,12 @@ def _read_modifications(
     for index, entry in enumerate(as_list(value, here, of="modifications")):
         one = here.at(index)
         info = as_object(entry, one)
-        warn_of_unknown(info, _MODIFICATION_FIELDS[kind], one)
         given = required(info, position_field, one, what="the position of the residue, counted from 1")
         position = as_integer(given, one.at(position_field), low=1, high=len(sequence))
         if position in modified:
             raise one.at(position_field).error(f"expected one modification of residue {position}, found two")
         given = required(info, type_field, one, what="CCD_ and the code of a component")
+        refuse_unknown(info, _MODIFICATION_FIELDS[kind], one)
         at_end = position in (1, len(sequence))
         modified[position] = _read_modification_type(kind, given, at_end, one.at(type_field), catalog)
     return modified
@@ -146,10 +146,10 @@ def _read_modification_type(
 def _read_ligand(
     info: Mapping[str, Any], copies: dict[str, Any], place: Place, catalog: ComponentCatalog
 ) -> Entity:
-    warn_of_unknown(info, ("ligand", *_COMMON_FIELDS), place)
     what = "CCD_ and a code, FILE_ and a path, or a SMILES"
     here = place.at("ligand")
     text = as_text(required(info, "ligand", place, what=what), here, what=what)
+    refuse_unknown(info, ("ligand", *_COMMON_FIELDS), place)
     if text.startswith("CCD_"):
         return _component_ligand(text.removeprefix("CCD_").split("_"), copies, here, catalog)
     if text.startswith("FILE_"):
@@ -167,10 +167,10 @@ def _read_ion(
     chain gets the alignment of another one, and an ion that stands last gets the last residue's. As a
     ligand the same component is counted, and gives the same atoms and tokens.
     """
-    warn_of_unknown(info, ("ion", *_COMMON_FIELDS), place)
     what = "the code of a component, such as MG"
     here = place.at("ion")
     code = as_text(required(info, "ion", place, what=what), here, what=what).removeprefix("CCD_")
+    refuse_unknown(info, ("ion", *_COMMON_FIELDS), place)
     return _component_ligand([code], copies, here, catalog)
 
 

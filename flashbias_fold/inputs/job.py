@@ -17,14 +17,14 @@ from flashbias_fold.inputs.place import (
     as_list,
     as_object,
     printable,
+    refuse_other_molecules,
     required,
     warn_of_unknown,
 )
 from flashbias_fold.inputs.residues import count_tokens_and_atoms
 
 _READ = ("name", "sequences", "covalent_bonds", "constraint", "modelSeeds")
-# What other writers of this format add, and what changes no prediction when it is left out.
-_HARMLESS = ("assembly_id", "dialect", "version", "description", "comment")
+_MOLECULE = ("sequences", "covalent_bonds")
 
 
 def read_job(document: object, place: Place, catalog: ComponentCatalog) -> Job:
@@ -34,7 +34,8 @@ def read_job(document: object, place: Place, catalog: ComponentCatalog) -> Job:
         place = replace(place, job=printable(members["name"].strip()))
     check_values(members, place)
     name = read_name(required(members, "name", place, what="the job's name"), place.at("name"))
-    warn_of_unknown(members, (*_READ, *_HARMLESS), place)
+    refuse_other_molecules(members, _MOLECULE, place)
+    warn_of_unknown(members, _READ, place)
     seeds = _read_seeds(members.get("modelSeeds"), place.at("modelSeeds"))
     sequences = required(members, "sequences", place, what="a list of entities")
     entities = read_entities(sequences, place.at("sequences"), catalog)

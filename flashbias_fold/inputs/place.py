@@ -12,6 +12,22 @@ from flashbias_fold.errors import InputError
 
 _LONGEST_SHOWN = 60
 _MOST_UNKNOWN_FIELDS_NAMED = 5
+# What other writers of this format add, and what is for people: no prediction changes when it is left out.
+_HARMLESS = (
+    "assembly_id", "dialect", "version", "description", "comment", "comments", "note", "notes", "label",
+)  # fmt: skip
+_COMMENT_MARKS = ("_", "#", "//")
+# Read of some entities only, or by AlphaFold 3: left out, the molecule stays the same. They are warned of.
+_NOT_OF_THE_MOLECULE = (
+    "msa", "pairedMsa", "pairedMsaPath", "unpairedMsa", "unpairedMsaPath", "templates", "templatesPath",
+    "useStructureTemplate", "maxTemplateDate",
+)  # fmt: skip
+_INSTEAD = {
+    "bondedAtomPairs": "give bonds as covalent_bonds",
+    "glycans": "give glycans as ligands, bonded by covalent_bonds",
+    "userCCD": "give the molecule as a ligand: a SMILES, or FILE_ and a path",
+    "userCCDPath": "give the molecule as a ligand: a SMILES, or FILE_ and a path",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,13 +136,57 @@ def required(members: Mapping[str, Any], key: str, place: Place, *, what: str) -
     raise place.at(key).error(f"missing; expected {what}{hint}")
 
 
+def refuse_unknown(members: Mapping[str, Any], known: Iterable[str], place: Place) -> None:
+    """Refuse a field that is not read and asks for something: another molecule would be predicted without it.
+
+    What cannot change the molecule, or holds nothing, is passed over, with a warning if it is no comment.
+    """
+    names = list(known)
+    for key, value in members.items():
+        if key in names or key in _NOT_OF_THE_MOLECULE or _is_comment(key) or _is_empty(value):
+            continue
+        instead = _INSTEAD.get(key) or _meant(key, names)
+        hint = f"; {instead}" if instead else f"; expected some of {listed(names)}"
+        raise place.error(f"unknown field {shown(key)}: another molecule would be predicted without it{hint}")
+    warn_of_unknown(members, names, place)
+
+
+def refuse_other_molecules(members: Mapping[str, Any], molecule: Iterable[str], place: Place) -> None:
+    """Refuse a field of the job itself that adds to the molecule, by its name elsewhere or spelled wrong.
+
+    Args:
+        members: The job.
+        molecule: The fields of a job that its molecule depends on.
+        place: Of the job.
+    """
+    names = list(molecule)
+    for key, value in members.items():
+        if key not in names and not _is_empty(value) and (instead := _INSTEAD.get(key) or _meant(key, names)):
+            raise place.error(
+                f"unknown field {shown(key)}: another molecule would be predicted without it; {instead}"
+            )
+
+
+def _meant(key: str, names: Iterable[str]) -> str:
+    similar = get_close_matches(key, names, n=1)
+    return f"did you mean '{similar[0]}'?" if similar else ""
+
+
+def _is_comment(key: str) -> bool:
+    return key.lower() in _HARMLESS or key.startswith(_COMMENT_MARKS)
+
+
+def _is_empty(value: object) -> bool:
+    return value is None or (isinstance(value, str | list | dict) and not value)
+
+
 def warn_of_unknown(members: Mapping[str, Any], known: Iterable[str], place: Place) -> None:
     """Warn of each member that is not read, with the name that was probably meant."""
     names = list(known)
-    unknown = [key for key in members if key not in names]
+    unknown = [key for key in members if key not in names and not _is_comment(key)]
     for key in unknown[:_MOST_UNKNOWN_FIELDS_NAMED]:
-        similar = get_close_matches(key, names, n=1)
-        hint = f"; did you mean '{similar[0]}'?" if similar else ""
+        meant = _meant(key, names)
+        hint = f"; {meant}" if meant else ""
         place.warn(f"unknown field {shown(key)} is ignored{hint}")
     if len(unknown) > _MOST_UNKNOWN_FIELDS_NAMED:
         place.warn(f"{len(unknown) - _MOST_UNKNOWN_FIELDS_NAMED} more unknown fields are ignored")

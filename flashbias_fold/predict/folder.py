@@ -7,7 +7,6 @@ import csv
 import errno
 import fcntl
 import io
-import math
 import os
 import uuid
 from collections.abc import Callable, Iterator, Mapping
@@ -18,6 +17,7 @@ from typing import Any
 from flashbias_fold.errors import UsageError
 from flashbias_fold.files import PARTIAL, read_json, write_atomic, write_json
 from flashbias_fold.predict.ending import note_end, note_holder
+from flashbias_fold.predict.ranking import rank_between_jobs
 from flashbias_fold.predict.replacement import (
     WORK,
     Replacement,
@@ -42,7 +42,7 @@ _WRITTEN = (
 )  # fmt: skip
 _SUMMARY_COLUMNS = (
     "name", "seed", "sample", "ptm", "iptm", "plddt", "ranking_score", "has_clash",
-    "n_token", "model", "demo_model", "bias", "wall_s", "cif",
+    "plausible", "problems", "n_token", "model", "demo_model", "bias", "wall_s", "cif",
 )  # fmt: skip
 
 
@@ -169,11 +169,17 @@ class OutputFolder:
         table = csv.DictWriter(text, _SUMMARY_COLUMNS, extrasaction="ignore", lineterminator="\n")
         table.writeheader()
         rows = [
-            {**report, **_own(report, sample), **sample, "cif": f"{name}/{sample['cif']}"}
+            {
+                **report,
+                **_own(report, sample),
+                **sample,
+                "problems": "; ".join(sample.get("problems", ())),
+                "cif": f"{name}/{sample['cif']}",
+            }
             for name, report in sorted(self._reports.items())
             for sample in report["samples"]
         ]
-        table.writerows(sorted(rows, key=_by_score) if best_first else rows)
+        table.writerows(sorted(rows, key=rank_between_jobs, reverse=True) if best_first else rows)
         write_atomic(self.path / SUMMARY, text.getvalue())
 
 
@@ -190,12 +196,6 @@ def completed_reports(out: Path) -> Iterator[dict[str, Any]]:
         report = JobFolder(place).report()
         if report is not None and report.get("name") == place.name:
             yield report
-
-
-def _by_score(row: Mapping[str, Any]) -> float:
-    """The best first, and last what has no score."""
-    score = row.get("ranking_score")
-    return -score if isinstance(score, int | float) and math.isfinite(score) else math.inf
 
 
 class JobFolder:

@@ -12,8 +12,15 @@ from flashbias_fold.errors import JobError, SetupError
 from flashbias_fold.inputs import Job
 from flashbias_fold.predict.account import NO_ROOM, device_name, difference, one_line, versions
 from flashbias_fold.predict.folder import FolderGoneError, JobFolder, OutputFolder
-from flashbias_fold.predict.prepare import fit_format, seeds_of, warnings_of, with_alignments
+from flashbias_fold.predict.prepare import (
+    fit_format,
+    seeds_of,
+    warnings_of,
+    warnings_of_run,
+    with_alignments,
+)
 from flashbias_fold.predict.progress import Reporter
+from flashbias_fold.predict.ranking import best_sample, describe_implausible, is_plausible
 from flashbias_fold.predict.replacement import Replacement
 from flashbias_fold.predict.settings import Settings
 from flashbias_fold.predict.state import Request, without_others
@@ -68,6 +75,7 @@ class JobRunner:
         self.reporter = reporter
         self.may_write = may_write
         self.request = Request(settings, plan.digest, weights, overwrite_id=overwrite_id)
+        self.warnings = warnings_of_run(settings, model)
 
     def do(self, job: Job) -> Outcome:
         """One job; an error of its own is noted. `tell` says how it ended.
@@ -95,10 +103,13 @@ class JobRunner:
             self.reporter.error(f"error: job '{job.name}': {one_line(outcome.error)}{outcome.earlier}")
             self.reporter.job_done("failed")
             return
-        best = max(without_others(report)["samples"], key=lambda sample: sample["ranking_score"])
-        self.reporter.job_done(
-            f"done in {report['wall_s']:.1f} s, best sample pTM {best['ptm']:.3f} pLDDT {best['plddt']:.1f}"
-        )
+        implausible = describe_implausible(report)
+        if implausible is not None:
+            self.reporter.line(implausible)
+        best = best_sample(without_others(report)["samples"])
+        doubt = "" if is_plausible(best) else ", not plausible"
+        confidences = f"pTM {best['ptm']:.3f} pLDDT {best['plddt']:.1f}{doubt}"
+        self.reporter.job_done(f"done in {report['wall_s']:.1f} s, best sample {confidences}")
 
     def _predict(self, job: Job, folder: JobFolder) -> dict[str, Any]:
         wanted = self.request.identity(job)
@@ -161,6 +172,7 @@ class JobRunner:
             "peak_process_memory_bytes": prediction.peak_process_memory_bytes,
             "chunk_size": prediction.chunk_size,
             "warnings": [
+                *self.warnings,
                 *self.engine.load_warnings,
                 *warnings_of(job, self.settings, self.model),
                 *written.warnings,

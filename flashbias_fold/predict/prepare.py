@@ -168,9 +168,27 @@ def warnings_of(job: Job, settings: Settings, model: Model) -> list[str]:
         said.append(f"{model.name} reads no alignments: those of the input are not used")
     elif not settings.rna_msa and _has_rna_alignment(job.document):
         said.append("the alignment of RNA is not used (--rna-msa uses it)")
+    if "constraint" in job.document and not model.reads_constraints:
+        said.append(
+            f"the constraints are not used: {model.name} has no constraint embedder; models whose names say "
+            "constraint have one"
+        )
+    if any("templatesPath" in chain for entity in job.document["sequences"] for chain in entity.values()):
+        said.append("the templates are not used: no model is given any")
     if problem := _format_problem(job, settings):
         said.append(f"--format {settings.format}: {problem}: its structures are written as mmCIF alone")
     return said
+
+
+def warnings_of_run(settings: Settings, model: Model) -> list[str]:
+    """What to say of every job of a run, for settings of which everything is decided."""
+    config = build_config(model)
+    own = {"steps": int(config.sample_diffusion.N_step), "cycles": int(config.model.N_cycle)}
+    return [
+        f"--{option} {asked}: the model's own number is {number}; structures may be unfinished"
+        for option, number in own.items()
+        if (asked := getattr(settings, option)) is not None and asked < number
+    ]
 
 
 def fit_format(settings: Settings, job: Job) -> Settings:

@@ -13,7 +13,7 @@ from flashbias_fold.inputs import InputSet, Job, load_inputs
 from flashbias_fold.predict.account import device_name, now, one_line
 from flashbias_fold.predict.folder import RUN, OutputFolder
 from flashbias_fold.predict.job import JobRunner
-from flashbias_fold.predict.prepare import decided, engine_of, plan_of, that_fit
+from flashbias_fold.predict.prepare import decided, engine_of, plan_of, that_fit, warnings_of_run
 from flashbias_fold.predict.progress import Reporter
 from flashbias_fold.predict.settings import Settings
 from flashbias_fold.predict.state import (
@@ -87,6 +87,7 @@ def predict(settings: Settings, reporter: Reporter | None = None) -> RunResult:
     if model.banner:
         reporter.line(model.banner)
     request = Request(settings, plan.digest, model.weights, undecided=undecided_in(asked))
+    reporter.warn(warnings_of_run(settings, model))
     with OutputFolder(settings.out) as folder:
         run = _Run(settings, model, plan, device, inputs, folder, reporter, components, result, request)
         return run.go()

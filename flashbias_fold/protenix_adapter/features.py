@@ -47,6 +47,11 @@ class Features:
         return int(self.data["N_msa"].item())
 
     @property
+    def n_chain(self) -> int:
+        """Chains as the model counts them: ligands and ions are chains too."""
+        return int(self.data["N_asym"].item())
+
+    @property
     def polymer_types(self) -> dict[str, str]:
         """Entity number -> type, for polymers, as Protenix's writer wants it."""
         return {key: kind for key, kind in self.data["entity_poly_type"].items() if kind != "non-polymer"}

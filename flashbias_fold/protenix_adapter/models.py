@@ -60,6 +60,12 @@ class Model:
         """Whether the model looks at alignments; some read a language model's embeddings instead."""
         return bool(self.overrides.get("use_msa", True))
 
+    @property
+    def reads_constraints(self) -> bool:
+        """Whether the model looks at a job's constraints: a part of its constraint embedder is enabled."""
+        embedder = self.overrides.get("model", {}).get("constraint_embedder", {})
+        return any(isinstance(part, Mapping) and part.get("enable") for part in embedder.values())
+
 
 def protenix_root() -> Path:
     """Where Protenix keeps its files: `$PROTENIX_ROOT_DIR`, by default the home folder.

@@ -13,6 +13,7 @@ from flashbias_fold.files import naming
 from flashbias_fold.protenix_adapter.components import job_codes
 from flashbias_fold.protenix_adapter.engine import Prediction
 from flashbias_fold.protenix_adapter.origin import Origin, cif_value
+from flashbias_fold.protenix_adapter.plausibility import find_problems_of
 
 PDB_ATOM_LIMIT = 99_999
 PDB_NAME_LENGTH = 3
@@ -23,15 +24,22 @@ _LETTERS = 26
 
 @dataclass(frozen=True)
 class Sample:
-    """One structure, numbered by its rank within the seed (0 is best), and what the model says of it."""
+    """One structure, numbered by its rank within the seed (0 is best), and what the model says of it.
+
+    Attributes:
+        iptm: None where there is a single chain.
+        problems: What makes the structure impossible; none if it is plausible.
+    """
 
     sample: int
     cif: str
     ptm: float
-    iptm: float
+    iptm: float | None
     plddt: float
     ranking_score: float
     has_clash: bool
+    plausible: bool
+    problems: list[str]
 
 
 @dataclass(frozen=True)
@@ -65,7 +73,8 @@ def write_prediction(
     from runner.dumper import DataDumper
 
     dumper = DataDumper(base_dir=str(folder), sorted_by_ranking_score=True)
-    samples, problems = [], {}
+    problems = [find_problems_of(prediction, drawn) for drawn in range(len(prediction.output["coordinate"]))]
+    samples, without_pdb = [], {}
     with naming(folder):
         dumper.dump_predictions(
             pred_dict=prediction.output,
@@ -77,14 +86,14 @@ def write_prediction(
         )
         for index, rank in enumerate(ranks(prediction)):
             stem = folder / "predictions" / f"{name}_sample_{rank}"
-            structure, problems[rank] = _write_structure(stem, name, prediction.origin, rank, formats)
+            structure, without_pdb[rank] = _write_structure(stem, name, prediction.origin, rank, formats)
             confidences = stem.with_name(f"{name}_summary_confidence_sample_{rank}.json")
             confidences.write_text(prediction.origin.add_to_json(confidences.read_text(), rank))
             if pae:
                 _write_pae(prediction, index, rank, stem.with_name(f"{name}_pae_sample_{rank}.npz"))
-            samples.append(_sample(prediction.output["summary_confidence"][index], rank, structure.name))
+            samples.append(_sample(prediction, index, rank, structure.name, problems[index]))
     samples.sort(key=lambda sample: sample.sample)
-    return Written(samples, _describe_problems(problems, seed))
+    return Written(samples, _describe_without_pdb(without_pdb, seed))
 
 
 def _write_structure(
@@ -104,7 +113,7 @@ def _write_structure(
     return pdb, None
 
 
-def _describe_problems(problems: dict[int, str | None], seed: int) -> list[str]:
+def _describe_without_pdb(problems: dict[int, str | None], seed: int) -> list[str]:
     """Say once for each reason which samples are not in the PDB format."""
     ranks_by_reason: dict[str, list[int]] = {}
     for rank, reason in sorted(problems.items()):
@@ -127,16 +136,29 @@ def _complete_cif(cif: Path, name: str, origin: Origin, rank: int) -> None:
     cif.write_text("\n#\n".join((block, entry, *origin.cif_categories(name, rank), rest)))
 
 
-def _sample(summary: dict[str, Any], rank: int, structure: str) -> Sample:
+def _sample(prediction: Prediction, drawn: int, rank: int, structure: str, problems: list[str]) -> Sample:
+    summary = prediction.output["summary_confidence"][drawn]
     return Sample(
         sample=rank,
         cif=structure,
         ptm=float(summary["ptm"]),
-        iptm=float(summary["iptm"]),
+        iptm=iptm_of(prediction, drawn),
         plddt=float(summary["plddt"]),
         ranking_score=float(summary["ranking_score"]),
         has_clash=bool(summary["has_clash"]),
+        plausible=not problems,
+        problems=problems,
     )
+
+
+def iptm_of(prediction: Prediction, drawn: int) -> float | None:
+    """Return a structure's ipTM; None where there is a single chain, for which Protenix says 0.
+
+    It is taken over pairs of tokens in different chains, where every ligand and ion is a chain of its own.
+    """
+    if prediction.features.n_chain == 1:
+        return None
+    return float(prediction.output["summary_confidence"][drawn]["iptm"])
 
 
 def write_pdb(cif: Path, pdb: Path, records: list[str]) -> str | None:

@@ -74,7 +74,7 @@ def page(report: Report) -> str:
         layers=_layers(report),
         shapes=_shapes(report),
         entries=_entries(report),
-        failed=_failed(report),
+        failed=_implausible(report) + _failed(report),
         provenance=_provenance(report),
     )
 
@@ -303,7 +303,7 @@ def _entries(report: Report) -> str:
             cells = "".join(f"<td>{data(value(entry, result), show)}</td>" for _, value, show in columns)
             rows.append(
                 f'<tr><th scope="row">{name(entry["name"])}</th>'
-                f"<td>{_swatch(report, result['method'])}</td>{cells}</tr>"
+                f"<td>{_swatch(report, result['method'])}{_mark(result)}</td>{cells}</tr>"
             )
     return framed(
         "Every entry by every method; a column's title sorts by it",
@@ -356,6 +356,23 @@ def _closeness(target: str, measure: str) -> Callable[[Report, Report], Any]:
 def _is_used(column: Column, report: Report) -> bool:
     _, value, _ = column
     return any(value(entry, result) is not None for entry in report["entries"] for result in entry["results"])
+
+
+def _mark(result: Report) -> str:
+    return '<span class="caution"> not plausible</span>' if not result["plausible"] else ""
+
+
+def _implausible(report: Report) -> str:
+    lines = "".join(
+        f"<li>{name(entry['name'])}, {_swatch(report, result['method'])}: "
+        f"{text('; '.join(result['problems']))}</li>"
+        for entry in report["entries"]
+        for result in entry["results"]
+        if not result["plausible"]
+    )
+    if not lines:
+        return ""
+    return f'<section class="failed"><h2>Structures that are not plausible</h2><ul>{lines}</ul></section>'
 
 
 def _failed(report: Report) -> str:

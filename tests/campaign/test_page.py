@@ -155,6 +155,26 @@ def test_the_best_structures_come_first_and_link_to_their_files():
     assert "The 50 best of 60 jobs" in plain(content)
 
 
+def test_what_is_not_plausible_comes_last_with_a_mark_and_a_single_chain_counts_by_its_ptm():
+    found = reports(3)
+    scores = {"ptm": 0.4, "iptm": 0.4, "ranking_score": 0.4}
+    for one, more in zip(
+        found,
+        (
+            {"ptm": 0.9, "iptm": 0.9, "ranking_score": 0.9, "plausible": False, "problems": ["<b>1 break"]},
+            {"ptm": 0.6, "iptm": None, "ranking_score": 0.12, "plausible": True, "problems": []},
+            {"plausible": True, "problems": []},
+        ),
+        strict=True,
+    ):
+        one["samples"] = [{**one["samples"][0], **scores, **more}]
+    content = page(run(3), found)
+    best = rows(content, "Best structures")
+    assert [row[0] for row in best] == [name_of(1), name_of(2), f"{name_of(0)} not plausible"]
+    assert best[0][4] == "\N{EN DASH}"
+    assert 'title="&lt;b&gt;1 break"' in content
+
+
 @pytest.mark.parametrize("score", [math.nan, None, -math.inf])
 def test_a_score_that_is_no_number_comes_last(score):
     found = reports(3)

@@ -101,7 +101,7 @@ def check(*arguments):
     errors = [line for line in lines if line.startswith("error: ")]
     assert done.returncode in (0, 1, 2)
     assert bool(errors) == bool(done.returncode)
-    said = ("reading ", DEMO_BANNER)
+    said = ("reading ", DEMO_BANNER, "warning: --steps ", "warning: --cycles ")
     assert not [line for line in lines if line not in errors and not line.startswith(said)]
     assert not [line for line in errors if "unexpected" in line or "Traceback" in line]
     return done

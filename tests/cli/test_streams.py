@@ -56,7 +56,17 @@ def test_the_first_line_of_a_pipeline(jobs, out):
         ["bash", "-c", f"set -o pipefail; {command} | head -1"],
         capture_output=True, text=True, check=True, env=environment(),
     )  # fmt: skip
-    assert done.stdout.split() == ["job", "tokens", "seed", "pTM", "ipTM", "pLDDT", "seconds", "structure"]
+    assert done.stdout.split() == [
+        "job",
+        "tokens",
+        "seed",
+        "pTM",
+        "ipTM",
+        "pLDDT",
+        "plausible",
+        "seconds",
+        "structure",
+    ]
     assert "Broken" not in done.stderr
 
 

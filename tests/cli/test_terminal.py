@@ -106,7 +106,8 @@ def test_elsewhere_there_are_plain_lines(jobs):
     lines = done.stderr.splitlines()
     assert lines[0] == f"reading {jobs}"
     assert lines[1].startswith(DEMO_BANNER)
-    assert lines[2].startswith("model demo on cpu in fp32, bias flashbias, ready in ")
+    assert [line.startswith("warning: --") for line in lines[2:4]] == [True, True], "steps and cycles"
+    assert lines[4].startswith("model demo on cpu in fp32, bias flashbias, ready in ")
     assert [line[: line.index(":")] for line in lines if line.startswith("[")] == [
         "[1/2] [red]one", "[1/2] [red]one", "[2/2] two", "[2/2] two"
     ]  # fmt: skip

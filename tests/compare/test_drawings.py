@@ -27,7 +27,7 @@ N = 61  # its residues
 
 def drawn_of(atoms, pae=None):
     pae = np.zeros((2, 2), dtype=np.float32) if pae is None else pae
-    return Structure(drawn=0, rank=0, atoms=atoms, pae=pae, confidences={})
+    return Structure(drawn=0, rank=0, atoms=atoms, pae=pae, confidences={}, problems=[])
 
 
 def lines(truth=None, **structures):

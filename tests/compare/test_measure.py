@@ -59,7 +59,11 @@ def a_prediction(rankings=(0.5,), atoms=None, seconds=(1.0, 2.0, 3.0, 4.0), memo
     stages = dict(zip(TIMED, seconds, strict=True))
     peaks = dict.fromkeys(stages, memory)
     origin = Origin("demo", True, "stock", None, "fp32", steps=1, cycles=1, seed=1)
-    return Prediction(Features({}, atoms), output, stages, peaks, memory, memory, origin)
+    atoms = atoms.copy()
+    atoms.set_annotation("ref_pos", np.zeros((n, 3), dtype=np.float32))
+    atoms.set_annotation("ref_mask", np.zeros(n, dtype=int))
+    features = Features({"N_asym": torch.tensor([len(set(atoms.chain_id))])}, atoms)
+    return Prediction(features, output, stages, peaks, memory, memory, origin)
 
 
 # Runs
@@ -138,13 +142,21 @@ def test_a_single_chain_has_no_interface():
     assert structure_of(a_prediction()).confidences["iptm"] is not None
 
 
+def test_a_structure_says_why_no_molecule_can_have_it():
+    near = a_prediction()  # all its atoms in one place
+    assert "clash" in structure_of(near).problems[0]
+    apart = a_prediction()
+    apart.output["coordinate"] = torch.tensor(two_chains().coord)[None]
+    assert structure_of(apart).problems == []
+
+
 # Changes
 
 
 def a_structure(ptm=0.5, iptm=0.4, plddt=70.0, ranking=0.3, pae=0.0):
     values = dict(zip(CONFIDENCES, (ptm, iptm, plddt, ranking), strict=True))
     errors = np.full((3, 3), pae, dtype=np.float32)
-    return Structure(0, 0, struc.AtomArray(0), errors, values)
+    return Structure(0, 0, struc.AtomArray(0), errors, values, [])
 
 
 def test_a_change_is_what_is_more_than_the_baselines():

@@ -48,6 +48,8 @@ def a_result(method, change=None, *, lddt=1.0, interface=None, pae=0.0, wall=10.
         "iptm": None,
         "plddt": 80.0,
         "ranking_score": 0.7,
+        "plausible": True,
+        "problems": [],
         "stages_s": {stage: wall / len(STAGES) for stage in STAGES},
         "wall_s": wall,
         "runs_s": [wall],
@@ -61,7 +63,7 @@ def a_result(method, change=None, *, lddt=1.0, interface=None, pae=0.0, wall=10.
 
 
 def an_entry(*results):
-    return {"results": [a_result("stock"), *results]}
+    return {"name": "entry", "results": [a_result("stock"), *results]}
 
 
 def entries_of(method, changes, noise, lost=None, lost_to_noise=None):
@@ -200,6 +202,11 @@ def test_the_text_has_the_numbers_that_it_rests_on():
         "C-alpha LDDT to stock is 0.980; that of another seed is 0.900. "
         "Of the others, without bias: not the same."
     )
+    entries[1]["results"][1] |= {"plausible": False, "problems": ["chain A: 1 break of the backbone"]}
+    assert found_of(entries, "flashbias", "none")["verdict"]["text"] == (
+        "1 of 12 structures are not plausible, such as entry by FlashBias: what is said of them says little. "
+        f"{text}"
+    )
     single = found_of(entries_of("flashbias", [0.01], [0.1]), "flashbias")["verdict"]["text"]
     assert "over 1 entry;" in single and "Of the others" not in single
 
@@ -316,11 +323,12 @@ def test_what_is_changed_is_without_sign_and_what_it_is_about_has_one():
 def test_ratios_are_of_stock_to_the_method_in_pairs():
     def timed(stock, ours):
         return {
+            "name": "entry",
             "results": [
                 a_result("stock", wall=stock, peak_memory_bytes=3000),
                 a_result("flashbias", 0.0, wall=ours, peak_memory_bytes=1500),
                 a_result(NOISE, 0.0, wall=777.0),
-            ]
+            ],
         }
 
     found = found_of([timed(8.0, 4.0), timed(100.0, 12.5)], "flashbias")["speed"]
@@ -392,7 +400,7 @@ def drawn(rows, factor=1.0):
     """Entries out of what hypothesis has drawn; a result that is none failed."""
     entries = []
     for stock, *others in rows:
-        entry = {"results": [a_result("stock", wall=factor * stock)]}
+        entry = {"name": "entry", "results": [a_result("stock", wall=factor * stock)]}
         for key, one in zip(KEYS, others, strict=True):
             if one is not None:
                 made = a_result(key, 0.0, lddt=one["lddt"], pae=one["pae"], wall=factor * one["wall"])

@@ -223,6 +223,46 @@ BAD_JOBS = {
         f"{P}.modifications[1].ptmPosition",
         "one modification of residue 2, found two",
     ),
+    # fields that nobody reads, and without which another molecule would be predicted
+    "modifications misspelled": (
+        job(chain(modification=modified()["modifications"])),
+        P,
+        "unknown field 'modification': another molecule would be predicted without it; "
+        "did you mean 'modifications'?",
+    ),
+    "glycans": (
+        job(chain(glycans=[{"residues": "NAG", "position": 2}])),
+        P,
+        "unknown field 'glycans': another molecule would be predicted without it; give glycans as ligands",
+    ),
+    "AlphaFold 3's bonds": (
+        job(bondedAtomPairs=[[["A", 1, "CA"], ["B", 1, "C1"]]]),
+        None,
+        "unknown field 'bondedAtomPairs': another molecule would be predicted without it; "
+        "give bonds as covalent_bonds",
+    ),
+    "AlphaFold 3's components": (job(userCCD="data_X"), None, "give the molecule as a ligand"),
+    "bonds misspelled": (
+        job(chain(), chain(), covalent_bond=[bond((1, 1, "N"), (2, 8, "C"))]),
+        None,
+        "did you mean 'covalent_bonds'?",
+    ),
+    "an unknown field of a ligand": (job(ligand(smiles="CCO")), L, "unknown field 'smiles'"),
+    "an unknown field of an ion": (
+        job(chain(), ion(charge=2)),
+        "sequences[1].ion",
+        "unknown field 'charge': another molecule would be predicted without it; expected some of ion, count",
+    ),
+    "an unknown field of a modification": (
+        job(chain(modifications=[{**modified()["modifications"][0], "copy": 2}])),
+        f"{P}.modifications[0]",
+        "unknown field 'copy'",
+    ),
+    "an unknown field of a bond": (
+        job(chain(), chain(), covalent_bonds=[bond((1, 1, "N"), (2, 8, "C"), copy_1=1)]),
+        "covalent_bonds[0]",
+        "unknown field 'copy_1': another molecule would be predicted without it; did you mean 'copy1'?",
+    ),
     # alignments and templates
     "alignment missing": (
         job(chain(unpairedMsaPath="no.a3m")),

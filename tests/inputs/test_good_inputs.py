@@ -126,8 +126,7 @@ def test_alignments_beside_the_json_and_in_the_working_directory(folder, compone
         ]
 
     beside = load_job(folder, document, components)
-    unused = tuple(f"sequences[{index}].proteinChain: templates are not used" for index in (0, 1))
-    assert (paths(beside), beside.warnings) == (expected, unused)
+    assert (paths(beside), beside.warnings) == (expected, ())
     monkeypatch.chdir(folder)
     assert paths(load_job(elsewhere, document, components)) == expected
 
@@ -273,9 +272,9 @@ def test_constraints(tmp_path, components):
     ]
 
 
-def test_unknown_fields_are_named_and_dropped(tmp_path, components):
+def test_unknown_fields_that_change_no_molecule_are_named_and_dropped(tmp_path, components):
     document = job(
-        chain(modification=[], glycans=[]),
+        chain(modification=[], glycans=[], templates=[{"mmcif": "x"}], Comment="mine", _note="mine"),
         dialect="protenix",
         version=1,
         assembly_id="1",
@@ -287,6 +286,7 @@ def test_unknown_fields_are_named_and_dropped(tmp_path, components):
         "unknown field 'covalent_bond' is ignored; did you mean 'covalent_bonds'?",
         "sequences[0].proteinChain: unknown field 'modification' is ignored; did you mean 'modifications'?",
         "sequences[0].proteinChain: unknown field 'glycans' is ignored",
+        "sequences[0].proteinChain: unknown field 'templates' is ignored; did you mean 'templatesPath'?",
         without_alignment(0),
     )
     many = load_job(tmp_path, job(**{f"x{n}": n for n in range(9)}), components).warnings

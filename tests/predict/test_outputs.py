@@ -109,6 +109,7 @@ def test_protenixs_confidence_file_says_what_the_report_says(out):
         summary = json.loads((structure.parent / name).read_text())
         for field in ("ptm", "iptm", "plddt", "ranking_score"):
             assert summary[field] == pytest.approx(sample[field])
+            assert sample[field] > 0
         assert bool(summary["has_clash"]) == sample["has_clash"]
 
 
@@ -150,10 +151,13 @@ def test_report_lists_a_sample_for_each_seed_and_number_with_typed_fields(out):
     assert [(sample["seed"], sample["sample"]) for sample in samples] == [(3, 0), (3, 1), (4, 0), (4, 1)]
     for sample in samples:
         assert sample.keys() == {
-            "seed", "sample", "ptm", "iptm", "plddt", "ranking_score", "has_clash", "cif"
+            "seed", "sample", "ptm", "iptm", "plddt", "ranking_score", "has_clash", "plausible", "problems",
+            "cif",
         }  # fmt: skip
         assert type(sample["seed"]) is type(sample["sample"]) is int
-        assert all(is_number(sample[field]) for field in ("ptm", "iptm", "plddt", "ranking_score"))
+        assert all(is_number(sample[field]) for field in ("ptm", "plddt", "ranking_score"))
+        assert sample["iptm"] is None, "there is a single chain"
+        assert sample["plausible"] is (sample["problems"] == [])
         assert 0 <= sample["plddt"] <= 100
         assert type(sample["has_clash"]) is bool
         assert (out / "two words" / sample["cif"]).is_file()
@@ -225,7 +229,9 @@ def test_summary_has_a_row_for_each_sample_of_every_job(out):
             if (str(sample["seed"]), str(sample["sample"])) == (row["seed"], row["sample"])
         )
         for field in ("ptm", "iptm", "plddt", "ranking_score"):
-            assert float(row[field]) == sample[field]
+            assert (float(row[field]) if row[field] else None) == sample[field]
+        assert row["plausible"] == str(sample["plausible"])
+        assert row["problems"] == "; ".join(sample["problems"])
         assert row["cif"] == f"{row['name']}/{sample['cif']}"
         assert (out / row["cif"]).is_file()
 

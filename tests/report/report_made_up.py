@@ -131,6 +131,8 @@ def _result(method: str, name: str, n: int, label: str, rng: np.random.Generator
         "iptm": None,
         "plddt": 84.2 - 4 * off,
         "ranking_score": 0.81 - off / 20,
+        "plausible": method != "none",
+        "problems": [f"chain A{label}: 1 break of the backbone"] if method == "none" else [],
         "stages_s": stages,
         "wall_s": sum(stages.values()),
         "runs_s": [sum(stages.values())] * 3,

@@ -168,6 +168,17 @@ def test_every_object_of_the_schema_is_closed_and_complete():
         assert sorted(node["required"]) == sorted(node["properties"])
 
 
+def test_structures_that_are_not_plausible_are_listed_and_marked(made_up):
+    content = page(made_up)
+    assert content.count("not plausible</span>") == len(made_up["entries"])
+    assert content.count("chain A: 1 break of the backbone") == len(made_up["entries"])
+    sound = copy.deepcopy(made_up)
+    for entry in sound["entries"]:
+        for result in entry["results"]:
+            result |= {"plausible": True, "problems": []}
+    assert "not plausible" not in page(sound)
+
+
 # Numbers
 
 
