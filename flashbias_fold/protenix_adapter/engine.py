@@ -54,6 +54,8 @@ class Prediction:
         peak_memory_bytes: The largest of these.
         peak_process_memory_bytes: Of the process.
         chunk_size: Rows attended at once, where memory forced a choice.
+        layers: What each replaced attention did.
+        graphs: How much of the trunk and of diffusion was replayed as a CUDA graph, and why not the rest.
     """
 
     features: Features
@@ -64,6 +66,7 @@ class Prediction:
     peak_process_memory_bytes: int
     chunk_size: int | None = None
     layers: list[dict[str, Any]] = field(default_factory=list)
+    graphs: dict[str, dict[str, Any]] = field(default_factory=dict)
 
 
 class Engine:
@@ -230,6 +233,7 @@ class Engine:
             peak_process_memory_bytes=clock.memory.process_peak(),
             chunk_size=chunk_size,
             layers=self.swap.report(),
+            graphs=self.swap.report_graphs(),
         )
 
     def _forward(self, features: Features) -> dict[str, Any]:
