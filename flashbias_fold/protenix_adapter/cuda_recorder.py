@@ -15,6 +15,8 @@ from flashbias_kernels import layer_norm
 
 # What rehearsals take is known from above only, and memory is never free in one piece.
 _SPARE = 2
+# The GPU's memory over what may be taken of it for good.
+_LEAST_TIMES = 64
 
 
 class RecordingError(Exception):
@@ -103,6 +105,14 @@ class CudaRecorder:
         recorded = CudaGraph(graph, out)
         self._graphs.append(recorded)
         return recorded
+
+    def is_small(self) -> bool:
+        """Whether all that is recorded takes so little of the GPU's memory that nobody will miss it."""
+        if not any(graph.is_there for graph in self._graphs):
+            return True
+        segments = torch.cuda.memory_snapshot()
+        own = sum(part["total_size"] for part in segments if tuple(part["segment_pool_id"]) == self._pool)
+        return own * _LEAST_TIMES <= torch.cuda.mem_get_info(self._device)[1]
 
     def _shared_pool(self) -> Any:
         """The memory of the recordings that are there; one that nothing uses any more is not used again."""

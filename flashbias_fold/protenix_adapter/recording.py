@@ -57,6 +57,9 @@ class Recorder(Protocol):
     def record(self, run: Run) -> Recording:
         """Record a call; what fails leaves no trace."""
 
+    def is_small(self) -> bool:
+        """Whether all that is recorded takes so little memory that nobody will miss it."""
+
 
 # Where the recordings read what changes, by name, shape and dtype; those that run in turn may share it.
 Buffers = dict[tuple[Any, ...], Tensor]
@@ -76,7 +79,13 @@ class _Setting:
     def of(cls, given: dict[str, Any], moving: dict[str, Tensor]) -> _Setting:
         forms = tuple((name, x.shape, x.dtype, x.device) for name, x in moving.items())
         kind = next(iter(moving.values())).device.type
-        modes = (torch.is_grad_enabled(), torch.is_autocast_enabled(kind), torch.get_autocast_dtype(kind))
+        modes = (
+            torch.is_grad_enabled(),
+            torch.is_autocast_enabled(kind),
+            torch.get_autocast_dtype(kind),
+            torch.are_deterministic_algorithms_enabled(),
+            torch.backends.cuda.matmul.allow_tf32,
+        )
         others = tuple(_leaves({name: value for name, value in given.items() if name not in moving}))
         return cls(others, (*forms, *modes, *map(_seen, others)))
 
@@ -122,8 +131,10 @@ class RecordedForward:
 
     def begin(self, *_: object) -> None:
         """Begin a prediction: what went wrong in the last one for want of memory may go well now."""
-        self.release()
+        if not self._stays():
+            self.release()
         self.replayed = 0
+        self._is_asked = False
         self._failure = self._never
         self.why_not: str | None = self._failure
 
@@ -154,6 +165,9 @@ class RecordedForward:
         if setting != self._setting:
             self.release()
             self._setting = setting
+            self._is_asked = False
+        if not self._is_asked:
+            self._is_asked = True
             self.why_not = self._failure or self._unsuited(given, next(iter(moving.values())))
         self._calls += 1
         if self.why_not is None and self._calls > _SETTLING:
@@ -192,6 +206,10 @@ class RecordedForward:
         if not error <= _NOISE:  # NaN is not
             raise RecordingError(f"what was recorded is off by {error:.2g}")
         return right
+
+    def _stays(self) -> bool:
+        """Whether the last prediction's recording may serve the next one."""
+        return False
 
     def _fill(self, moving: dict[str, Tensor]) -> None:
         """Copy what moves to where the recording reads it."""

@@ -7,7 +7,7 @@ the templates' tracks. What recycling drops and the rows sampled from an alignme
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from torch import Tensor, nn
@@ -28,8 +28,9 @@ _REPRESENTATIONS = ("s", "z", "pair_mask")
 class TrunkGraph:
     """Records and replays the parts of a model's trunk, until it is removed.
 
-    Under autocast their weights are cast once a prediction. All is let go after the last cycle, since
-    diffusion begins with the largest tensors of its own, and whenever a prediction ends.
+    Under autocast their weights are cast once. What takes little memory stays for the next prediction of the
+    same size. Else all is let go after the last cycle, since diffusion begins with the largest tensors of its
+    own; and whenever a prediction fails.
 
     Args:
         model: A Protenix model, whose layers are replaced already.
@@ -45,13 +46,13 @@ class TrunkGraph:
         modules = _repeated(model)
         self._norms = OwnNorms(modules)
         buffers: Buffers = {}
-        recorder = recorder or CudaRecorder(model)
-        self._parts = [_Part(module, recorder, buffers, self._cycles) for module in modules]
+        self._recorder = recorder or CudaRecorder(model)
+        self._parts = [_Part(module, self._recorder, buffers, self._cycles) for module in modules]
         self._begin()
         self._handles = [
             model.register_forward_pre_hook(self._begin),
             model.pairformer_stack.register_forward_hook(self._after_cycle),
-            model.register_forward_hook(self._release, always_call=True),
+            model.register_forward_hook(self._end, always_call=True),
         ]
 
     @property
@@ -83,10 +84,15 @@ class TrunkGraph:
     def _after_cycle(self, *_: object) -> None:
         self._done += 1
         if self._done == self._cycles():
-            self._release()
+            small = self._recorder.is_small()
+            self._release(part for part in self._parts if not (small and part.was_run))
 
-    def _release(self, *_: object) -> None:
-        for part in self._parts:
+    def _end(self, _module: Any, _arguments: Any, out: Any) -> None:
+        if out is None:  # by an error, which may be one for want of memory
+            self._release(self._parts)
+
+    def _release(self, parts: Iterable[_Part]) -> None:
+        for part in parts:
             part.release()
 
 
@@ -109,6 +115,11 @@ class _Part(RecordedForward):
         self._cycles = cycles
         self._own_forward, self._forward = self._forward, self._with_cast_weights
 
+    @property
+    def was_run(self) -> bool:
+        """Whether it was in this prediction."""
+        return self._is_asked
+
     def release(self, *_: object) -> None:
         """Let go of the recording, and of the weights that it reads."""
         super().release()
@@ -118,6 +129,14 @@ class _Part(RecordedForward):
         device = next(self._module.parameters()).device
         with self._weights.in_place(device):
             return self._own_forward(*args, **given)
+
+    def _record(self, given: dict[str, Any], moving: dict[str, Tensor]) -> Outputs:
+        self._read = _state_of(self._module)
+        return super()._record(given, moving)
+
+    def _stays(self) -> bool:
+        """As long as the weights are what they were when they were cast, and lie where they are read."""
+        return self._recording is not None and self._read == _state_of(self._module)
 
     def _unfit(self, x: Tensor) -> str | None:
         kinds = (TriangleAttention, PairBiasAttention)
@@ -131,6 +150,11 @@ class _Part(RecordedForward):
             return f"{tokens} tokens, more than {MOST_TOKENS}: launches do not count"
         cycles = self._cycles()
         return f"{cycles} cycles, fewer than {FEWEST_CYCLES}" if cycles < FEWEST_CYCLES else None
+
+
+def _state_of(module: nn.Module) -> list[tuple[int, int]]:
+    """Where the weights lie, and how often they were written to."""
+    return [(weight.data_ptr(), weight._version) for weight in module.parameters()]
 
 
 def _repeated(model: Any) -> list[nn.Module]:

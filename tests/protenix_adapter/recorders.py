@@ -26,7 +26,7 @@ class MockRecorder:
 
     def __init__(self):
         self.alive, self.recorded, self.errors = [], 0, {}
-        self.room, self.factor = True, 1.0
+        self.room, self.small, self.factor = True, False, 1.0
 
     def meet(self, verb):
         if verb in self.errors:
@@ -44,6 +44,9 @@ class MockRecorder:
 
     def has_room(self):
         return self.room
+
+    def is_small(self):
+        return self.small
 
     def record(self, run):
         self.recorded += 1
