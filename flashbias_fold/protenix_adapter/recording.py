@@ -216,7 +216,9 @@ class RecordedForward:
         for name, value in moving.items():
             if name not in self._static:
                 form = (name, value.shape, value.dtype, value.device)
-                self._static[name] = self._buffers.setdefault(form, value.new_empty(value.shape))
+                if form not in self._buffers:
+                    self._buffers[form] = value.new_empty(value.shape)
+                self._static[name] = self._buffers[form]
             self._static[name].copy_(value)
 
     def _give_up(self, error: Exception) -> None:

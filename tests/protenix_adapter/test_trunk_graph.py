@@ -219,7 +219,8 @@ def assert_right(model, n=5):
 
 
 @pytest.mark.parametrize(
-    ("verb", "times"), [("rehearse", 0), ("rehearse", 2), ("record", 0), ("record", 3), ("replay", 0), ("replay", 6)]
+    ("verb", "times"),
+    [("rehearse", 0), ("rehearse", 2), ("record", 0), ("record", 3), ("replay", 0), ("replay", 6)],
 )
 def test_what_goes_wrong_is_remembered_and_harms_nothing(verb, times):
     """In one part the others are still replayed, and the first reason is told."""
@@ -268,7 +269,7 @@ def test_jobs_of_changing_sizes_in_one_process(small):
 
 
 def test_options_that_change_end_a_recording():
-    with trunk() as (model, graph, mock):
+    with trunk() as (model, _, mock):
         mock.small = True
         for chunk_size in (None, 2, 2, 1):
             model.options = {"chunk_size": chunk_size, "inplace_safe": True}
@@ -292,7 +293,7 @@ def test_where_it_would_gain_nothing(monkeypatch):
 
 
 def test_what_looks_inside_sees_every_cycle():
-    with trunk() as (model, graph, mock):
+    with trunk() as (model, graph, _):
         model.pairformer_stack.inner = torch.nn.Identity()
         handle = model.pairformer_stack.inner.register_forward_hook(lambda *_: None)
         seen = []
