@@ -62,7 +62,7 @@ class TrunkGraph:
 
     @property
     def replayed(self) -> int:
-        """Of the Pairformer; the other parts are replayed as often where they are repeated as often."""
+        """How often the Pairformer was; so were the other parts, if they are repeated as often."""
         return self._parts[0].replayed
 
     def remove(self) -> None:
@@ -85,7 +85,7 @@ class TrunkGraph:
         self._done += 1
         if self._done == self._cycles():
             small = self._recorder.is_small()
-            self._release(part for part in self._parts if not (small and part.was_run))
+            self._release(part for part in self._parts if not (small and part.is_recorded))
 
     def _end(self, _module: Any, _arguments: Any, out: Any) -> None:
         if out is None:  # by an error, which may be one for want of memory
@@ -116,9 +116,9 @@ class _Part(RecordedForward):
         self._own_forward, self._forward = self._forward, self._with_cast_weights
 
     @property
-    def was_run(self) -> bool:
-        """Whether it was in this prediction."""
-        return self._is_asked
+    def is_recorded(self) -> bool:
+        """Whether it was run in this prediction, and a recording of it is there."""
+        return self._is_asked and self._recording is not None
 
     def release(self, *_: object) -> None:
         """Let go of the recording, and of the weights that it reads."""

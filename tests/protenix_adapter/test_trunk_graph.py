@@ -287,6 +287,10 @@ def test_where_it_would_gain_nothing(monkeypatch):
         monkeypatch.setattr(trunk_graph, "MOST_TOKENS", 4)
         assert_right(model)
         assert graph.why_not == "5 tokens, more than 4: launches do not count"
+        mock.small = True  # as nothing is
+        with torch.autocast("cpu", torch.bfloat16):
+            assert_right(model)
+        assert [part._weights._copies for part in graph._parts] == [None] * PARTS
         assert mock.recorded == 0
         assert_right(model, 4)
         assert (graph.why_not, graph.replayed) == (None, model.N_cycle - AHEAD)
