@@ -166,6 +166,7 @@ class JobRunner:
             "device": device_name(self.engine.device),
             "dtype": self.engine.dtype,
             "layers": prediction.layers,
+            "graphs": prediction.graphs,
             "stages_s": {**prediction.stages_s, "write": end - writing},
             "wall_s": end - start,
             "peak_memory_bytes": prediction.peak_memory_bytes,

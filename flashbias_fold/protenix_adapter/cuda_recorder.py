@@ -15,6 +15,8 @@ from flashbias_kernels import layer_norm
 
 # What rehearsals take is known from above only, and memory is never free in one piece.
 _SPARE = 2
+# The GPU's memory over what may be taken of it for good.
+_LEAST_TIMES = 64
 
 
 class RecordingError(Exception):
@@ -31,14 +33,18 @@ class RecordingError(Exception):
 
 
 class CudaRecorder:
-    """Records on a stream of its own, with memory of its own.
+    """Records on a stream of its own, with memory of its own, which what it recorded shares.
+
+    So these must not run at the same time, and what they give has to be copied before the next one runs.
 
     Args:
-        module: What is run.
+        module: What is run, or holds all that is.
     """
 
     def __init__(self, module: nn.Module) -> None:
         self._module = module
+        self._graphs: list[CudaGraph] = []
+        self._pool: Any = None
 
     @property
     def _device(self) -> torch.device:
@@ -62,7 +68,7 @@ class CudaRecorder:
         needed = torch.cuda.max_memory_allocated(self._device) - allocated
         return torch.cuda.mem_get_info(self._device)[0] + cached >= _SPARE * needed
 
-    def rehearse(self, run: Callable[[], Tensor]) -> Tensor:
+    def rehearse(self, run: Callable[[], Any]) -> Any:
         """Run with all kernels that a recording will have, so that they are loaded by then.
 
         A recording that waits for the GPU fails, and leaves much to mend. Here waiting raises, and nothing
@@ -80,11 +86,11 @@ class CudaRecorder:
             raise
         return out
 
-    def record(self, run: Callable[[], Tensor]) -> CudaGraph:
+    def record(self, run: Callable[[], Any]) -> CudaGraph:
         """Record what is launched; nothing of it runs."""
         device = self._device
         with torch.cuda.device(device):
-            graph, pool = torch.cuda.CUDAGraph(), torch.cuda.graph_pool_handle()
+            graph, pool = torch.cuda.CUDAGraph(), self._shared_pool()
             here, numbers = torch.cuda.current_stream(), self._generator().clone_state()
             recording = torch.cuda.graph(
                 graph, pool=pool, stream=_stream(device), capture_error_mode="thread_local"
@@ -96,7 +102,24 @@ class CudaRecorder:
                 torch.cuda.set_stream(here)
                 self._mend(graph, pool, numbers)
                 raise
-        return CudaGraph(graph, out)
+        recorded = CudaGraph(graph, out)
+        self._graphs.append(recorded)
+        return recorded
+
+    def is_small(self) -> bool:
+        """Whether all that is recorded takes so little of the GPU's memory that nobody will miss it."""
+        if not any(graph.is_there for graph in self._graphs):
+            return True
+        segments = torch.cuda.memory_snapshot()
+        own = sum(part["total_size"] for part in segments if tuple(part["segment_pool_id"]) == self._pool)
+        return own * _LEAST_TIMES <= torch.cuda.mem_get_info(self._device)[1]
+
+    def _shared_pool(self) -> Any:
+        """The memory of the recordings that are there; one that nothing uses any more is not used again."""
+        self._graphs = [graph for graph in self._graphs if graph.is_there]
+        if not self._graphs:
+            self._pool = torch.cuda.graph_pool_handle()
+        return self._pool
 
     def _mend(self, graph: torch.cuda.CUDAGraph, pool: Any, numbers: torch.Generator) -> None:
         """Take back what torch leaves as it is where the end of a recording fails.
@@ -120,21 +143,26 @@ class CudaGraph:
     Args:
         graph: What was launched.
         out: What it wrote to.
+
+    Attributes:
+        is_there: Whether it has its memory still.
     """
 
-    def __init__(self, graph: torch.cuda.CUDAGraph, out: Tensor) -> None:
+    def __init__(self, graph: torch.cuda.CUDAGraph, out: Any) -> None:
         self._graph = graph
-        self._out: Tensor | None = out
+        self._out = out
+        self.is_there = True
 
-    def replay(self) -> Tensor:
+    def replay(self) -> Any:
         """Run it again, on the current stream."""
-        assert self._out is not None
+        assert self.is_there
         self._graph.replay()
         return self._out
 
     def release(self) -> None:
         """Give its memory back; what cuBLAS took of it, too."""
         self._out = None
+        self.is_there = False
         self._graph.reset()
         torch._C._cuda_clearCublasWorkspaces()
 
@@ -148,7 +176,11 @@ def on_the_current_stream(module: nn.Module) -> Iterator[None]:
     from protenix.model.triangular import layers
 
     kind = getattr(layers, "FusedLayerNorm", None)  # there only where it was compiled
-    norms: list[Any] = [part for part in module.modules() if kind is not None and isinstance(part, kind)]
+    norms: list[Any] = [
+        part
+        for part in module.modules()
+        if kind is not None and isinstance(part, kind) and "forward" not in vars(part)  # ours already
+    ]
     for norm in norms:
         norm.forward = partial(_normalised, norm)
     try:

@@ -64,6 +64,8 @@ class Prediction:
         peak_process_memory_bytes: Of the process.
         origin: What made it.
         chunk_size: Rows attended at once, where memory forced a choice.
+        layers: What each replaced attention did.
+        graphs: How much of the trunk and of diffusion was replayed as a CUDA graph, and why not the rest.
     """
 
     features: Features
@@ -75,6 +77,7 @@ class Prediction:
     origin: Origin
     chunk_size: int | None = None
     layers: list[dict[str, Any]] = field(default_factory=list)
+    graphs: dict[str, dict[str, Any]] = field(default_factory=dict)
 
 
 class Engine:
@@ -251,6 +254,7 @@ class Engine:
             origin=self._origin(seed),
             chunk_size=chunk_size,
             layers=self.swap.report(),
+            graphs=self.swap.report_graphs(),
         )
 
     def _origin(self, seed: int) -> Origin:

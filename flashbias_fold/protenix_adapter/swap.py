@@ -19,11 +19,13 @@ from flashbias_fold.pairformer import (
 from flashbias_fold.protenix_adapter.denoising import Denoising
 from flashbias_fold.protenix_adapter.networks import Find, no_networks
 from flashbias_fold.protenix_adapter.step_graph import StepGraph
+from flashbias_fold.protenix_adapter.trunk_graph import TrunkGraph
 from flashbias_fold.protenix_adapter.watch import on_tokens
 
 # `none` is not among them: the ablation is one of triangle attention.
 _WAYS_OF_PAIR_BIAS = ("lowrank", "dense", "stock")
 _DIFFUSION = "diffusion_module.diffusion_transformer."
+_RECORDED_STAGES = ("trunk", "diffusion")
 STOCK = Plan.for_bias("stock")
 
 
@@ -44,6 +46,18 @@ class Hook(Protocol):
         """Stop."""
 
 
+class Graph(Hook, Protocol):
+    """What records a part of the model that is run again and again, and replays it."""
+
+    @property
+    def why_not(self) -> str | None:
+        """Why nothing was replayed; None if it was, or will be."""
+
+    @property
+    def replayed(self) -> int:
+        """How many runs of the last prediction were."""
+
+
 class Swap:
     """The layers that a plan replaced; `restore()` puts the stock layers back.
 
@@ -57,6 +71,7 @@ class Swap:
         self._stock: dict[str, nn.Module] = {}
         self._layers: dict[str, Replacement] = {}
         self._hooks: list[Hook] = []
+        self._graphs: dict[str, Graph] = {}
 
     def put(self, name: str, layer: nn.Module) -> None:
         """Put `layer` where the module called `name` is."""
@@ -78,6 +93,20 @@ class Swap:
         """Take a hook off, too, when the stock layers are put back."""
         self._hooks.append(hook)
 
+    def replay(self, stage: str, graph: Graph) -> None:
+        """Report of what replays a stage of the model, and take it off when the stock layers are put back."""
+        self._graphs[stage] = graph
+        self.watch(graph)
+
+    def report_graphs(self) -> dict[str, dict[str, Any]]:
+        """How much of each stage was replayed in the last prediction, as `report.json` has it."""
+        return {
+            stage: {"replayed": graph.replayed, "why_not": graph.why_not}
+            if (graph := self._graphs.get(stage))
+            else {"replayed": 0, "why_not": "Protenix's own layers run as they are"}
+            for stage in _RECORDED_STAGES
+        }
+
     def report(self) -> list[dict[str, Any]]:
         """One entry for each replaced attention, as `report.json` has them."""
         return [{"name": name, **layer.report()} for name, layer in self._layers.items()]
@@ -97,6 +126,7 @@ class Swap:
         for hook in self._hooks:
             hook.remove()
         self._hooks.clear()
+        self._graphs.clear()
         self.plan = STOCK
 
 
@@ -186,7 +216,8 @@ def _put_all(swap: Swap, model: Any, rules: dict[str, Rule], triangles: list[str
     if replaced:
         for name, transition in _of_kind(model, StockTransition):
             swap.put(name, Transition(transition))
-        swap.watch(StepGraph(model))
+        swap.replay("trunk", TrunkGraph(model))
+        swap.replay("diffusion", StepGraph(model))
 
 
 def _of_kind(model: nn.Module, kind: type) -> list[tuple[str, Any]]:

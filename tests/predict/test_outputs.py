@@ -198,6 +198,13 @@ def test_stock_replaces_no_layer(quiet):
     assert report["layers"] == []
 
 
+def test_report_says_how_much_was_replayed_and_why_not(out, quiet):
+    for folder, reason in ((out, "the model is on cpu"), (quiet[1], "Protenix's own layers run as they are")):
+        assert report_of(folder, "plain")["graphs"] == {
+            stage: {"replayed": 0, "why_not": reason} for stage in ("trunk", "diffusion")
+        }
+
+
 @pytest.mark.parametrize("bias", ["dense", "none"])
 def test_dense_and_none_replace_the_layers_that_flashbias_does(out, tmp_path, bias):
     jobs = write(tmp_path / "jobs.json", PLAIN)

@@ -346,6 +346,8 @@ def test_layers_of_every_official_model(name):
         model.template_embedder = TemplateEmbedder(**{**config.template_embedder, "n_blocks": 1})
         model.diffusion_module = DiffusionModule(**config.diffusion_module)
         model.distogram_head = torch.nn.Identity()
+        model.msa_module, model.N_cycle = torch.nn.Module(), 1
+        model.msa_module.blocks = torch.nn.ModuleList()
     generator = torch.Generator().manual_seed(0)
     for parameter in model.parameters():
         shape = parameter.shape
