@@ -86,6 +86,55 @@ TABLES = {"forward": FORWARD, "queries": BACKWARD, "keys": BACKWARD, "pairs": PA
 _INTERPRETED = Blocks(16, 16, 1, 1)
 
 
+class TransitionBlocks(NamedTuple):
+    """Places and hidden units of a tile, warps, tiles of weights in flight, programs on a multiprocessor."""
+
+    rows: int
+    hidden: int
+    warps: int
+    stages: int
+    programs: int
+
+
+class TransitionRow(NamedTuple):
+    """For operands of an arithmetic (see `Row`) and up to so many channels; the first that fits is taken."""
+
+    arithmetic: str
+    channels: int
+    blocks: TransitionBlocks
+    since: int = 80
+
+
+TRANSITION = (
+    TransitionRow("half", 64, TransitionBlocks(128, 32, 8, 2, 2), since=90),
+    TransitionRow("half", 128, TransitionBlocks(128, 64, 8, 2, 1), since=90),
+    TransitionRow("half", 256, TransitionBlocks(64, 32, 4, 2, 1), since=90),
+    TransitionRow("half", 128, TransitionBlocks(64, 32, 4, 2, 2)),
+    TransitionRow("half", 256, TransitionBlocks(64, 16, 8, 2, 1)),
+    TransitionRow("tf32", 64, TransitionBlocks(64, 32, 4, 2, 2)),
+    TransitionRow("tf32", 128, TransitionBlocks(64, 16, 4, 2, 1)),
+    TransitionRow("tf32", 256, TransitionBlocks(64, 16, 8, 2, 1)),
+)
+_TRANSITION_INTERPRETED = TransitionBlocks(16, 32, 1, 1, 1)
+
+
+def transition_blocks(dtype: torch.dtype, channels: int, arch: int) -> TransitionBlocks:
+    """Return how a transition is cut for operands of a dtype and a compute capability; 0: the interpreter."""
+    if not arch:
+        return _TRANSITION_INTERPRETED
+    return transition_row(dtype, channels, arch).blocks
+
+
+def transition_row(dtype: torch.dtype, channels: int, arch: int) -> TransitionRow:
+    """Return the first of TRANSITION that fits."""
+    arithmetic = "tf32" if dtype == torch.float32 else "half"
+    return next(
+        row
+        for row in TRANSITION
+        if row.arithmetic == arithmetic and channels <= row.channels and arch >= row.since
+    )
+
+
 def blocks(kernel: str, problem: Problem, arch: int) -> Blocks:
     """Of one of TABLES' kernels, for a compute capability; 0 for the interpreter."""
     if not arch:
