@@ -105,7 +105,7 @@ def transition(
         if reason is not None:
             found = reference_transition(x, weights, weights.output.dtype, add_input=add_input).to(x.dtype)
             return x.copy_(found) if in_place else found
-        rows = x.reshape(-1, x.shape[-1])
+        rows = x.reshape(-1, x.shape[-1]).contiguous()
         reads_x = rows.data_ptr() == x.data_ptr()
         out = rows if in_place and reads_x else torch.empty(rows.shape, dtype=x.dtype, device=x.device)
         if len(rows):
@@ -157,7 +157,7 @@ def transition_call(
     add_input: bool,
     blocks: TransitionBlocks | None = None,
 ) -> Call:
-    """Return the launch that writes `out` (rows, C), which may be `rows`; `blocks` instead of the table's."""
+    """Return the launch that writes `out` (rows, C), which may be `rows`, both contiguous; `blocks` instead of the table's."""
     from flashbias_kernels.transition_kernel import transition_kernel
 
     channels, hidden = weights.output.shape
@@ -167,7 +167,7 @@ def transition_call(
     arguments: list[Any] = [
         rows, rows if norm_weight is None else norm_weight, rows if norm_bias is None else norm_bias,
         weights.gate_and_value, weights.output, out,
-        len(rows), rows.stride(0), out.stride(0), weights.eps,
+        len(rows), weights.eps,
     ]  # fmt: skip
     options = {
         "HAS_SCALE": norm_weight is not None,

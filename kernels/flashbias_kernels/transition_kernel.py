@@ -18,14 +18,15 @@ GROUP = tl.constexpr(8)
 
 @triton.jit
 def _normalised(
-    x_ptr, x_row, scale_ptr, shift_ptr, tile, rows, eps,
+    x_ptr, scale_ptr, shift_ptr, tile, rows, eps,
     HAS_SCALE: tl.constexpr, HAS_SHIFT: tl.constexpr, C: tl.constexpr, ROWS: tl.constexpr,
 ):  # fmt: skip
     """The places of a tile, normalised: [ROWS, C]; those beyond the last are some finite numbers."""
     row, channel = tl.arange(0, ROWS), tl.arange(0, C)
     first = tile.to(tl.int64) * ROWS
-    pointers = x_ptr + first * x_row + (row[:, None] * x_row + channel[None, :])
-    x = tl.load(pointers, mask=(first + row < rows)[:, None], other=0.0).to(tl.float32)
+    there = (row < (rows - first).to(tl.int32))[:, None]
+    places = row[:, None] * C + channel[None, :]
+    x = tl.load(x_ptr + first * C + places, mask=there, other=0.0).to(tl.float32)
     x = x - (tl.sum(x, 1) / C)[:, None]
     x = x - (tl.sum(x, 1) / C)[:, None]  # what rounding left of a large mean
     x = x * tl.rsqrt(tl.sum(x * x, 1) / C + eps)[:, None]
@@ -49,7 +50,7 @@ def _hidden(both, ROWS: tl.constexpr, PIECE: tl.constexpr):
 @triton.jit
 def transition_kernel(
     x_ptr, scale_ptr, shift_ptr, in_ptr, out_weight_ptr, out_ptr,
-    rows, x_row, out_row, eps,
+    rows, eps,
     HAS_SCALE: tl.constexpr, HAS_SHIFT: tl.constexpr, ADD: tl.constexpr,
     C: tl.constexpr, HIDDEN: tl.constexpr,
     PRECISION: tl.constexpr, WIDEN: tl.constexpr,
@@ -61,20 +62,28 @@ def transition_kernel(
     so-manyth tile of ROWS places.
     """
     dtype = in_ptr.dtype.element_ty
+    EARLY: tl.constexpr = ADD and x_ptr.dtype.element_ty != tl.float32
     tiles, programs = tl.cdiv(rows, ROWS), tl.num_programs(0)
     row, channel = tl.arange(0, ROWS), tl.arange(0, C)
-    piece, both_pieces = tl.arange(0, PIECE), tl.arange(0, 2 * PIECE)
-    in_places = both_pieces[:, None] * C + channel[None, :]
-    out_places = channel[:, None] * HIDDEN + piece[None, :]
+    places = row[:, None] * C + channel[None, :]
+    # In 64 bits, so that a thread's addresses are one and constants, which take no registers.
+    wide = channel.to(tl.int64)
+    piece, both_pieces = tl.arange(0, PIECE).to(tl.int64), tl.arange(0, 2 * PIECE).to(tl.int64)
+    in_places = both_pieces[:, None] * C + wide[None, :]
+    out_places = wide[:, None] * HIDDEN + piece[None, :]
     # Normalised a tile ahead: what comes from a loop is in shared memory for the product, anything else in
     # registers, of which there are none to spare.
     tile = tl.program_id(0)
-    normalised = _normalised(
-        x_ptr, x_row, scale_ptr, shift_ptr, tile, rows, eps, HAS_SCALE, HAS_SHIFT, C, ROWS
-    ).to(dtype)
+    normalised = _normalised(x_ptr, scale_ptr, shift_ptr, tile, rows, eps, HAS_SCALE, HAS_SHIFT, C, ROWS).to(
+        dtype
+    )
     for index in tl.range(tl.program_id(0), tiles, programs, num_stages=1):
         tile = tl.zeros([], tl.int32) + index  # makes a tensor of what the interpreter has as a plain number
+        first = tile.to(tl.int64) * ROWS
+        there = (row < (rows - first).to(tl.int32))[:, None]
         acc = tl.zeros([ROWS, C], tl.float32)
+        if EARLY:
+            acc = tl.load(x_ptr + first * C + places, mask=there, other=0.0).to(tl.float32)
         for start in tl.range(0, HIDDEN, PIECE, num_stages=STAGES):
             weight = tl.load(in_ptr + start * (2 * C) + in_places)
             both = product(
@@ -83,14 +92,11 @@ def transition_kernel(
             hidden = _hidden(both, ROWS, PIECE).to(dtype)
             weight = tl.load(out_weight_ptr + start + out_places)
             acc = product(hidden, tl.trans(weight), acc, PRECISION, WIDEN)
-        first = tile.to(tl.int64) * ROWS
-        there = (first + row < rows)[:, None]
-        if ADD:
+        if ADD and not EARLY:
             # Another policy than above: else the compiler would keep the places in registers all the while.
-            pointers = x_ptr + first * x_row + (row[:, None] * x_row + channel[None, :])
-            acc += tl.load(pointers, mask=there, other=0.0, eviction_policy="evict_first").to(tl.float32)
-        target = out_ptr + first * out_row + (row[:, None] * out_row + channel[None, :])
-        tl.store(target, acc.to(out_ptr.dtype.element_ty), mask=there)
+            own = tl.load(x_ptr + first * C + places, mask=there, other=0.0, eviction_policy="evict_first")
+            acc += own.to(tl.float32)
+        tl.store(out_ptr + first * C + places, acc.to(out_ptr.dtype.element_ty), mask=there)
         normalised = _normalised(
-            x_ptr, x_row, scale_ptr, shift_ptr, tile + programs, rows, eps, HAS_SCALE, HAS_SHIFT, C, ROWS
+            x_ptr, scale_ptr, shift_ptr, tile + programs, rows, eps, HAS_SCALE, HAS_SHIFT, C, ROWS
         ).to(dtype)

@@ -108,7 +108,7 @@ class TransitionRow(NamedTuple):
 TRANSITION = (
     TransitionRow("half", 64, TransitionBlocks(128, 32, 8, 2, 2), since=90),
     TransitionRow("half", 128, TransitionBlocks(128, 64, 8, 2, 1), since=90),
-    TransitionRow("half", 256, TransitionBlocks(64, 32, 4, 2, 1), since=90),
+    TransitionRow("half", 256, TransitionBlocks(128, 32, 8, 2, 1), since=90),
     TransitionRow("half", 128, TransitionBlocks(64, 32, 4, 2, 2)),
     TransitionRow("half", 256, TransitionBlocks(64, 16, 8, 2, 1)),
     TransitionRow("tf32", 64, TransitionBlocks(64, 32, 4, 2, 2)),
