@@ -147,7 +147,14 @@ def why_not_fused(x: Tensor, weights: TransitionWeights) -> str | None:
         return f"{channels} channels and {hidden} hidden units"
     if weights.output.dtype == torch.float32 and not torch.backends.cuda.matmul.allow_tf32:
         return "float32 without TF32 is for torch"
+    if _blocks(x, weights) is None:
+        return f"{channels} channels of {x.dtype} take more registers than this GPU has"
     return None
+
+
+def _blocks(x: Tensor, weights: TransitionWeights) -> TransitionBlocks | None:
+    operands = weights.output.dtype
+    return transition_blocks(operands, weights.output.shape[0], x.dtype, launch.architecture(x))
 
 
 def transition_call(
@@ -157,11 +164,15 @@ def transition_call(
     add_input: bool,
     blocks: TransitionBlocks | None = None,
 ) -> Call:
-    """Return the launch that writes `out` (rows, C), which may be `rows`, both contiguous; `blocks` instead of the table's."""
+    """Return the launch that writes `out` (rows, C), which may be `rows`; both are contiguous.
+
+    `blocks` are those of the table by default.
+    """
     from flashbias_kernels.transition_kernel import transition_kernel
 
     channels, hidden = weights.output.shape
-    blocks = blocks or transition_blocks(weights.output.dtype, channels, launch.architecture(rows))
+    blocks = blocks or _blocks(rows, weights)
+    assert blocks is not None, "why_not_fused says so"
     tiles = -(-len(rows) // blocks.rows)
     norm_weight, norm_bias = weights.norm_weight, weights.norm_bias
     arguments: list[Any] = [

@@ -149,7 +149,9 @@ class TransitionCase:
         return f"x {self.factor}" + (f", pairs {self.pairs}" if self.pairs else "")
 
     def launches(self, arch: int) -> dict[str, Call]:
-        """By the name of the kernel."""
+        """By the name of the kernel; nothing where torch does it."""
+        if self.row("transition", arch).blocks is None:
+            return {}
         dtype, hidden = DTYPES[self.dtype], self.factor * self.channels
         pairs = _empty(LENGTH * LENGTH, self.channels, dtype=DTYPES[self.pairs or self.dtype])
         norm = _empty(self.channels, dtype=torch.float32)
@@ -164,7 +166,8 @@ class TransitionCase:
 
     def row(self, kernel: str, arch: int) -> TransitionRow:
         """Return where the block sizes stand; there is one kernel."""
-        return transition_row(DTYPES[self.dtype], self.channels, arch)
+        pairs = DTYPES[self.pairs or self.dtype]
+        return transition_row(DTYPES[self.dtype], self.channels, pairs, arch)
 
     @staticmethod
     def blocks(call: Call) -> Blocks:
@@ -225,6 +228,7 @@ ROWS = (
     Case(backward=True, dtype="fp32", bias="fp32"),
     Case(backward=True, dtype="fp32", dim=128, bias="fp32"),
     *(TransitionCase(dtype, channels) for channels in (64, 128, 256) for dtype in ("bf16", "tf32")),
+    TransitionCase(channels=128, pairs="fp32"),
 )
 
 

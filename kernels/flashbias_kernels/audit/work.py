@@ -76,8 +76,8 @@ def one_for_each_row(architectures: Sequence[int]) -> list[Task]:
     """A kernel that takes it for each row of the tables of block sizes, the GPUs in turn."""
     first: dict[tuple[str, Row | TransitionRow], Task] = {}
     for turn, case in enumerate(ROWS):
-        for kernel in case.launches(architectures[0]):
-            for arch in (*architectures[turn % len(architectures) :], *architectures):
+        for arch in (*architectures[turn % len(architectures) :], *architectures):
+            for kernel in case.launches(arch):
                 task = Task(case, kernel, arch)
                 first.setdefault((kernel, task.row()), task)
     return list(first.values())
