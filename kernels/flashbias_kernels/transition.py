@@ -137,10 +137,8 @@ def reference_transition(
 def why_not_fused(x: Tensor, weights: TransitionWeights) -> str | None:
     """Say why the kernel does not take it; None if it does."""
     channels, hidden = weights.output.shape
-    if not _HAVE_TRITON:
-        return "Triton is not installed"
-    if not (x.is_cuda or interpreted()):
-        return f"x is on {x.device}"
+    if not (_HAVE_TRITON and (x.is_cuda or interpreted())):
+        return f"x is on {x.device}" if _HAVE_TRITON else "Triton is not installed"
     if x.dtype not in _DTYPES or weights.output.dtype not in _DTYPES:
         return f"dtypes are {x.dtype} and {weights.output.dtype}"
     if channels not in CHANNELS or hidden % _HIDDEN_STEP:

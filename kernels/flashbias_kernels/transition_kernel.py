@@ -11,8 +11,8 @@ import triton.language as tl
 
 from flashbias_kernels.tiles import LOG2_E, product
 
-# So many rows of the two weights take turns: a matrix instruction gives a thread the same columns of each group
-# of eight, so that a hidden unit's two products are in one thread.
+# So many rows of the two weights take turns: a matrix instruction gives a thread the same columns of each
+# group of eight, so that a hidden unit's two products are in one thread.
 GROUP = tl.constexpr(8)
 
 

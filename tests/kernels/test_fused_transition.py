@@ -11,8 +11,8 @@ from flashbias_kernels.transition import transition_call, why_not_fused
 
 DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 # How far a result may be from float64's, relative to the same by torch in the same dtypes: Triton's
-# interpreter cuts digits off where a GPU rounds, which is twice as far.
-FACTOR = 1.5 if DEVICE == "cuda" else 3.0
+# interpreter cuts digits off where a GPU rounds: twice as far, always to the same side, at each of three steps.
+FACTOR = 1.5 if DEVICE == "cuda" else 5.0
 # Where torch is as good as this, it was lucky.
 ROUNDING = {torch.bfloat16: 2**-8, torch.float16: 2**-11, torch.float32: 2**-21}
 
@@ -66,7 +66,7 @@ def test_as_right_as_torch_in_the_same_dtype(data):
     found = transition(own, weights, add_input=add, in_place=in_place)
     assert (found.dtype, found.shape) == (dtype, x.shape)
     assert found is own if in_place else torch.equal(own, x)
-    bar = max(FACTOR * distance(theirs, right), max(ROUNDING[dtype], ROUNDING[operands]))
+    bar = max(FACTOR * distance(theirs, right), ROUNDING[dtype], ROUNDING[operands])
     assert distance(found, right) <= bar
 
 
@@ -77,12 +77,16 @@ def test_places_that_are_all_the_same_have_no_variance(value):
     torch.testing.assert_close(transition(x, weights), torch.zeros_like(x), atol=1e-5, rtol=0)
 
 
+@pytest.mark.filterwarnings("ignore:overflow encountered in exp2")
 @pytest.mark.parametrize("size", [1e3, 1e18])
 def test_a_hidden_unit_far_out_does_not_overflow(size):
     """SiLU of a large negative number is zero, though the exponential in it is infinite."""
     gate = size * torch.ones(64, 16, device=DEVICE)
     weights = TransitionWeights.pack(
-        gate, torch.ones_like(gate), torch.ones(16, 64, device=DEVICE), norm_bias=-torch.ones(16, device=DEVICE)
+        gate,
+        torch.ones_like(gate),
+        torch.ones(16, 64, device=DEVICE),
+        norm_bias=-torch.ones(16, device=DEVICE),
     )
     x = normal(9, 16).to(DEVICE)
     found = transition(x, weights)
@@ -126,7 +130,9 @@ def test_what_the_kernel_does_not_take_torch_computes(channels, hidden, operands
     x = normal(3, 5, channels).to(DEVICE)
     assert reason in why_not_fused(x, weights)
     found = transition(x, weights, add_input=True)
-    torch.testing.assert_close(found.double(), reference_transition(x, exact, add_input=True), atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(
+        found.double(), reference_transition(x, exact, add_input=True), atol=1e-4, rtol=1e-4
+    )
     assert transition(x, weights, add_input=True, in_place=True) is x
     assert torch.equal(x, found)
 
@@ -144,11 +150,12 @@ def test_nothing_in_nothing_out():
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("row", [row for row in tuning.TRANSITION if row.blocks], ids=lambda row: f"{row.arithmetic}-{row.channels}-{row.since}")
+@pytest.mark.skipif(DEVICE == "cpu", reason="tiles as large as a GPU's take the interpreter minutes")
+@pytest.mark.parametrize("row", [row for row in tuning.TRANSITION if row.blocks is not None], ids=str)
 @pytest.mark.parametrize("pairs", DTYPES)
 def test_every_row_of_the_block_sizes_is_right(row, pairs):
     if pairs == torch.float32 and not row.wide_places:
-        return
+        pytest.skip("places of this row are in 16 bits")
     operands = torch.float32 if row.arithmetic == "tf32" else torch.bfloat16
     exact, weights = some_weights(row.channels, 4 * row.channels, operands)
     x = normal(1000, row.channels).to(DEVICE, pairs)
