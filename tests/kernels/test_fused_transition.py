@@ -11,7 +11,7 @@ from flashbias_kernels.transition import transition_call, why_not_fused
 
 DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 # How far a result may be from float64's, relative to the same by torch in the same dtypes: Triton's
-# interpreter cuts digits off where a GPU rounds: twice as far, always to the same side, at each of three steps.
+# interpreter cuts digits off where a GPU rounds: twice as far, and always to the same side, at each step.
 FACTOR = 1.5 if DEVICE == "cuda" else 5.0
 # Where torch is as good as this, it was lucky.
 ROUNDING = {torch.bfloat16: 2**-8, torch.float16: 2**-11, torch.float32: 2**-21}
