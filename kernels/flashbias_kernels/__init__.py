@@ -11,13 +11,17 @@ from flashbias_kernels.attention import Choice, biased_attention, choose_backend
 from flashbias_kernels.drop_ins import flash_bias_func, triangle_attention
 from flashbias_kernels.norm import layer_norm
 from flashbias_kernels.reference import reference_attention
+from flashbias_kernels.transition import TransitionWeights, reference_transition, transition
 
 __all__ = [
     "Choice",
+    "TransitionWeights",
     "biased_attention",
     "choose_backend",
     "flash_bias_func",
     "layer_norm",
     "reference_attention",
+    "reference_transition",
+    "transition",
     "triangle_attention",
 ]

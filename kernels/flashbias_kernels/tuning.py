@@ -86,6 +86,73 @@ TABLES = {"forward": FORWARD, "queries": BACKWARD, "keys": BACKWARD, "pairs": PA
 _INTERPRETED = Blocks(16, 16, 1, 1)
 
 
+class TransitionBlocks(NamedTuple):
+    """Places and hidden units of a tile, warps, tiles of weights in flight, programs on a multiprocessor."""
+
+    rows: int
+    hidden: int
+    warps: int
+    stages: int
+    programs: int
+
+
+class TransitionRow(NamedTuple):
+    """For operands of an arithmetic (see `Row`) and up to so many channels; the first that fits is taken.
+
+    Attributes:
+        blocks: None where every tile that was compiled spills registers: torch computes it then.
+        wide_places: Whether the places may be in float32.
+        since: The least compute capability, 90 for sm_90.
+    """
+
+    arithmetic: str
+    channels: int
+    blocks: TransitionBlocks | None
+    wide_places: bool = True
+    since: int = 80
+
+
+TRANSITION = (
+    TransitionRow("half", 64, TransitionBlocks(128, 32, 8, 2, 2), since=90),
+    TransitionRow("half", 128, TransitionBlocks(128, 64, 8, 2, 1), wide_places=False, since=100),
+    TransitionRow("half", 256, None, since=100),
+    TransitionRow("half", 128, TransitionBlocks(128, 32, 8, 2, 1), wide_places=False, since=90),
+    TransitionRow("half", 128, TransitionBlocks(64, 32, 4, 2, 2), since=90),
+    TransitionRow("half", 256, TransitionBlocks(128, 32, 8, 2, 1), wide_places=False, since=90),
+    TransitionRow("half", 64, TransitionBlocks(64, 32, 4, 2, 2)),
+    TransitionRow("half", 128, TransitionBlocks(64, 16, 4, 2, 2)),
+    TransitionRow("half", 256, None),
+    TransitionRow("tf32", 64, TransitionBlocks(64, 32, 4, 2, 2)),
+    TransitionRow("tf32", 256, None, since=100),
+    TransitionRow("tf32", 128, TransitionBlocks(64, 32, 4, 1, 2), since=90),
+    TransitionRow("tf32", 128, TransitionBlocks(64, 16, 4, 1, 2)),
+    TransitionRow("tf32", 256, None),
+)
+_TRANSITION_INTERPRETED = TransitionBlocks(16, 32, 1, 1, 1)
+
+
+def transition_blocks(
+    operands: torch.dtype, channels: int, places: torch.dtype, arch: int
+) -> TransitionBlocks | None:
+    """Return how a transition is cut for a compute capability; 0 stands for the interpreter."""
+    if not arch:
+        return _TRANSITION_INTERPRETED
+    return transition_row(operands, channels, places, arch).blocks
+
+
+def transition_row(operands: torch.dtype, channels: int, places: torch.dtype, arch: int) -> TransitionRow:
+    """Return the first of TRANSITION that fits the products' operands and the places."""
+    arithmetic = "tf32" if operands == torch.float32 else "half"
+    return next(
+        row
+        for row in TRANSITION
+        if row.arithmetic == arithmetic
+        and channels <= row.channels
+        and arch >= row.since
+        and (row.wide_places or places != torch.float32)
+    )
+
+
 def blocks(kernel: str, problem: Problem, arch: int) -> Blocks:
     """Of one of TABLES' kernels, for a compute capability; 0 for the interpreter."""
     if not arch:

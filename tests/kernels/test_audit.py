@@ -152,13 +152,16 @@ def audit(tmp_path_factory):
 
 def test_cases_take_every_row_of_the_block_sizes():
     taken = {(task.kernel, task.row()) for task in one_for_each_row((80, 90, 100))}
-    assert taken == {(kernel, row) for kernel, table in tuning.TABLES.items() for row in table}
+    wanted = {(kernel, row) for kernel, table in tuning.TABLES.items() for row in table}
+    assert taken == wanted | {("transition", row) for row in tuning.TRANSITION if row.blocks is not None}
 
 
 def test_sizes_keep_away_from_what_triton_3_6_compiles_wrongly():
     """Tiles with fewer rows than their warps' matrix instructions."""
     for row in itertools.chain(*tuning.TABLES.values()):
         assert row.arithmetic == "fp32" or row.blocks.queries >= 16 * row.blocks.warps
+    for row in tuning.TRANSITION:
+        assert row.blocks is None or row.blocks.rows >= 16 * row.blocks.warps
 
 
 def test_no_row_of_the_block_sizes_spills_or_lacks_shared_memory(audit):
@@ -173,7 +176,7 @@ def test_no_row_of_the_block_sizes_spills_or_lacks_shared_memory(audit):
         if kernel["kernel"] == "forward":
             assert kernel["per_score"]["minmax"] < 0.25  # a running maximum has 1
     assert {kernel["arch"] for kernel in found} == {80, 90, 100}
-    assert {kernel["kernel"] for kernel in found} == {"forward", "queries", "keys", "pairs"}
+    assert {kernel["kernel"] for kernel in found} == {"forward", "queries", "keys", "pairs", "transition"}
     assert done.returncode == 0, done.stderr
 
 

@@ -12,7 +12,13 @@ EXAMPLES = [block.partition("```")[0] for block in README.split("```python\n")[1
 
 
 def test_there_is_an_example_of_each_kind():
-    for words in ("factors.alibi", "factors.squared_distance", "factors.table", "triangle_attention(q"):
+    for words in (
+        "factors.alibi",
+        "factors.squared_distance",
+        "factors.table",
+        "triangle_attention(q",
+        "transition(q",
+    ):
         assert any(words in example for example in EXAMPLES)
 
 

@@ -7,6 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import flashbias_kernels
 from flashbias_fold.pairformer import Transition, transition
 from flashbias_fold.protenix_adapter import environment
 
@@ -108,3 +109,84 @@ def test_where_gradients_are_wanted_the_stock_code_runs(stock):
 
 def test_names_of_weights_stay(stock):
     assert list(Transition(stock).state_dict()) == list(stock.state_dict())
+
+
+@pytest.fixture
+def tf32():
+    """Float32 is for the kernel only where torch may use tensor cores; gives what sets that."""
+    matmul = torch.backends.cuda.matmul
+    before = matmul.allow_tf32
+
+    def allow(allowed):
+        matmul.allow_tf32 = allowed
+
+    allow(True)
+    yield allow
+    matmul.allow_tf32 = before
+
+
+class FakeGpu:
+    """The CPU as a place where the kernel runs, interpreted; counts its launches."""
+
+    def __init__(self, monkeypatch):
+        self.launches = 0
+        monkeypatch.setattr(transition, "FUSED_ON", {"cpu"})
+        monkeypatch.setattr(transition, "transition", self._run)
+
+    def _run(self, *arguments, **options):
+        self.launches += 1
+        return flashbias_kernels.transition(*arguments, **options)
+
+
+@pytest.fixture
+def small_stock():
+    environment.prepare()
+    from protenix.model.modules.primitives import Transition as Stock
+
+    torch.manual_seed(0)
+    layer = Stock(c_in=16, n=4).eval()
+    for parameter in layer.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    return layer
+
+
+@pytest.mark.parametrize("add", [True, False])
+def test_in_the_kernel_it_is_stock(small_stock, monkeypatch, tf32, add):
+    gpu = FakeGpu(monkeypatch)
+    x = torch.randn(3, 7, 16)
+    own = x.clone()
+    with torch.no_grad():
+        expected = small_stock(x) + x if add else small_stock(x)
+        found = Transition(small_stock)(own, add_in_place=add)
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+    assert found is own if add else torch.equal(own, x)
+    assert gpu.launches == 1
+
+
+def test_the_kernels_weights_are_made_once_and_again_when_changed(small_stock, monkeypatch, tf32):
+    FakeGpu(monkeypatch)
+    packs = []
+    pack = flashbias_kernels.TransitionWeights.pack
+    monkeypatch.setattr(
+        transition.TransitionWeights, "pack", lambda *a, **k: packs.append(a) or pack(*a, **k)
+    )
+    ours, x = Transition(small_stock), torch.randn(2, 5, 16)
+    with torch.no_grad():
+        ours(x)
+        ours(x)
+        assert len(packs) == 1
+        small_stock.linear_no_bias.weight.mul_(2)
+        torch.testing.assert_close(ours(x), small_stock(x), rtol=1e-5, atol=1e-5)
+        assert len(packs) == 2
+
+
+def test_what_the_kernel_does_not_know_goes_in_pieces(stock, small_stock, monkeypatch, tf32):
+    gpu = FakeGpu(monkeypatch)
+    x = torch.randn(2, 5, 16)
+    with torch.no_grad():
+        assert torch.equal(Transition(stock)(a_tensor(2, 5)), stock(a_tensor(2, 5)))  # 24 channels
+        tf32(False)
+        assert torch.equal(Transition(small_stock)(x), small_stock(x))
+    tf32(True)
+    Transition(small_stock)(x)  # gradients are wanted
+    assert gpu.launches == 0

@@ -1,4 +1,4 @@
-"""What is compiled: the launches that attention of every kind makes, forward and backward."""
+"""What is compiled: the launches of attention of every kind, forward and backward, and of the transition."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from torch import Tensor
 from flashbias_kernels import launch, triton_backend
 from flashbias_kernels.launch import Call
 from flashbias_kernels.problem import Problem, check
+from flashbias_kernels.transition import TransitionWeights, transition_call
+from flashbias_kernels.tuning import TABLES, Blocks, Row, TransitionRow, row, transition_row
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32, "tf32": torch.float32}
 HEADS, LENGTH = 4, 512
@@ -74,6 +76,17 @@ class Case:
         names.pop("mask", None)  # it has no loop with exponentials
         return names
 
+    def row(self, kernel: str, arch: int) -> Row:
+        """Return where the block sizes of one of the launches stand."""
+        with self.problem() as problem:
+            return row(TABLES[kernel], problem, arch)
+
+    @staticmethod
+    def blocks(call: Call) -> Blocks:
+        """Return the block sizes of a launch."""
+        own = call.options
+        return Blocks(own["BLOCK_M"], own["BLOCK_N"], own["num_warps"], own["num_stages"])
+
     @contextmanager
     def problem(self) -> Iterator[Problem]:
         """Triangle attention over a pair representation, without its numbers; torch is set as for `dtype`."""
@@ -109,6 +122,60 @@ class Case:
             )
 
 
+@dataclass(frozen=True)
+class TransitionCase:
+    """A transition of all pairs.
+
+    Attributes:
+        dtype: Of the products' operands, one of DTYPES.
+        channels: Of a pair.
+        factor: How many times as wide the hidden layer is.
+        pairs: Their dtype, which is `dtype` by default.
+    """
+
+    dtype: str = "bf16"
+    channels: int = 128
+    factor: int = 4
+    pairs: str = ""
+
+    @property
+    def dim(self) -> int:
+        """The channels."""
+        return self.channels
+
+    @property
+    def words(self) -> str:
+        """The options, in short."""
+        return f"x {self.factor}" + (f", pairs {self.pairs}" if self.pairs else "")
+
+    def launches(self, arch: int) -> dict[str, Call]:
+        """By the name of the kernel; nothing where torch does it."""
+        if self.row("transition", arch).blocks is None:
+            return {}
+        dtype, hidden = DTYPES[self.dtype], self.factor * self.channels
+        pairs = _empty(LENGTH * LENGTH, self.channels, dtype=DTYPES[self.pairs or self.dtype])
+        norm = _empty(self.channels, dtype=torch.float32)
+        weights = TransitionWeights(
+            _empty(2 * hidden, self.channels, dtype=dtype),
+            _empty(self.channels, hidden, dtype=dtype),
+            norm,
+            norm,
+        )
+        with _launching_for(arch):
+            return {"transition": transition_call(pairs, weights, pairs, add_input=True)}
+
+    def row(self, kernel: str, arch: int) -> TransitionRow:
+        """Return where the block sizes stand; there is one kernel."""
+        pairs = DTYPES[self.pairs or self.dtype]
+        return transition_row(DTYPES[self.dtype], self.channels, pairs, arch)
+
+    @staticmethod
+    def blocks(call: Call) -> Blocks:
+        """Return the block sizes of a launch, places standing for queries and hidden units for keys."""
+        own = call.options
+        return Blocks(own["ROWS"], own["PIECE"], own["num_warps"], own["num_stages"])
+
+
 USUAL = (
     # Triangle attention of Protenix, and its other head dimensions (24 and 48) and types.
     *(Case(**bias) for bias in ({"bias": "bf16"}, {"rank": 16}, {"rank": 32}, {"rank": 96}, {})),
@@ -131,6 +198,9 @@ USUAL = (
     Case(backward=True, dim=128, bias="bf16"),
     Case(backward=True, dtype="fp32", bias="fp32"),
     Case(backward=True, dtype="tf32", bias="fp32"),
+    *(TransitionCase(channels=channels, factor=factor) for channels in (64, 128, 256) for factor in (2, 4)),
+    *(TransitionCase("tf32", channels) for channels in (64, 128, 256)),
+    *(TransitionCase(channels=channels, pairs="fp32") for channels in (64, 128, 256)),
 )
 # Between them they take every row of the tables of block sizes.
 ROWS = (
@@ -157,6 +227,8 @@ ROWS = (
     Case(backward=True, dtype="tf32", dim=64, bias="fp32"),
     Case(backward=True, dtype="fp32", bias="fp32"),
     Case(backward=True, dtype="fp32", dim=128, bias="fp32"),
+    *(TransitionCase(dtype, channels) for channels in (64, 128, 256) for dtype in ("bf16", "tf32")),
+    TransitionCase(channels=128, pairs="fp32"),
 )
 
 

@@ -14,7 +14,9 @@ if TYPE_CHECKING:
 ISSUED_DURING_AN_EXPONENTIAL = 128 / 16
 
 COLUMNS = """\
-  kernel       forward; backward are queries, keys and pairs (see flashbias_kernels/backward.py)
+  kernel       forward; backward are queries, keys and pairs (see flashbias_kernels/backward.py); transition,
+               for which D is the channels, tiles are places x hidden units, a score is a hidden unit of a
+               place, and bias says how many times as wide as the channels the hidden layer is
   sm           the compute capability it was compiled for
   dtype        of queries, keys and values; tf32 is fp32 where torch may use tensor cores
   D            the heads' dimension

@@ -9,23 +9,22 @@ from io import StringIO
 from typing import Any
 
 from flashbias_kernels.audit import sass
-from flashbias_kernels.audit.cases import ROWS, USUAL, Case
+from flashbias_kernels.audit.cases import ROWS, USUAL, Case, TransitionCase
 from flashbias_kernels.audit.compiler import WARP, Compiled, compiled
-from flashbias_kernels.tuning import TABLES, Blocks, Row, row
+from flashbias_kernels.tuning import Blocks, Row, TransitionRow
 
 
 @dataclass(frozen=True)
 class Task:
     """What to compile."""
 
-    case: Case
+    case: Case | TransitionCase
     kernel: str
     arch: int
 
-    def row(self) -> Row:
+    def row(self) -> Row | TransitionRow:
         """Where its block sizes stand."""
-        with self.case.problem() as problem:
-            return row(TABLES[self.kernel], problem, self.arch)
+        return self.case.row(self.kernel, self.arch)
 
     def __str__(self) -> str:
         return f"{self.kernel} sm_{self.arch} {self.case.dtype} D={self.case.dim} {self.case.words}"
@@ -75,10 +74,10 @@ def tasks(architectures: Sequence[int]) -> list[Task]:
 
 def one_for_each_row(architectures: Sequence[int]) -> list[Task]:
     """A kernel that takes it for each row of the tables of block sizes, the GPUs in turn."""
-    first: dict[tuple[str, Row], Task] = {}
+    first: dict[tuple[str, Row | TransitionRow], Task] = {}
     for turn, case in enumerate(ROWS):
-        for kernel in case.launches(architectures[0]):
-            for arch in (*architectures[turn % len(architectures) :], *architectures):
+        for arch in (*architectures[turn % len(architectures) :], *architectures):
+            for kernel in case.launches(arch):
                 task = Task(case, kernel, arch)
                 first.setdefault((kernel, task.row()), task)
     return list(first.values())
@@ -87,8 +86,7 @@ def one_for_each_row(architectures: Sequence[int]) -> list[Task]:
 def run(task: Task) -> Outcome:
     """Do it, or say why it cannot be done."""
     call = task.case.launches(task.arch)[task.kernel]
-    options = call.options
-    blocks = Blocks(options["BLOCK_M"], options["BLOCK_N"], options["num_warps"], options["num_stages"])
+    blocks = task.case.blocks(call)
     try:
         with redirect_stdout(StringIO()):  # Triton prints the whole program that its assembler refuses
             return Finding(task, blocks, compiled(call, task.arch))
