@@ -77,8 +77,9 @@ class Transition(nn.Module):
             dtype = x.dtype
         else:
             return None
-        weights = self._packed.get(self.layernorm1, *linears, dtype)
-        return weights if why_not_fused(x, weights) is None else None
+        if why_not_fused(x, self.n * self.c_in, dtype) is not None:
+            return None
+        return self._packed.get(self.layernorm1, *linears, dtype)
 
     def _update(self, x: Tensor) -> Tensor:
         y = self.layernorm1(x)
@@ -98,9 +99,14 @@ class Transition(nn.Module):
 
 
 class _PackedWeights:
-    """The kernel's copy of a layer's weights, made anew only when these have changed."""
+    """The kernel's copy of a layer's weights, made anew only when these have changed.
+
+    A recorded graph reads it where it lies. So it is made of the layer's own weights, and a call in between
+    makes no other one.
+    """
 
     def __init__(self) -> None:
+        self._made_of: tuple[Any, ...] = ()
         self._state: tuple[Any, ...] | None = None
         self._weights: TransitionWeights | None = None
 
@@ -110,7 +116,8 @@ class _PackedWeights:
         state = (dtype, norm.eps, *map(_identify, tensors))
         if self._weights is None or state != self._state:
             self._weights = TransitionWeights.pack(*tensors, eps=norm.eps, dtype=dtype)
-            self._state = state
+            # Held, so that no other tensor comes to lie where one of these did.
+            self._made_of, self._state = tensors, state
         return self._weights
 
 
@@ -119,4 +126,4 @@ def _identify(tensor: Tensor | None) -> tuple[Any, ...] | None:
     if tensor is None:
         return None
     version = None if tensor.is_inference() else tensor._version
-    return (tensor.data_ptr(), version, tensor.shape, tensor.dtype, tensor.device)
+    return (id(tensor), tensor.data_ptr(), version, tensor.dtype, tensor.device)

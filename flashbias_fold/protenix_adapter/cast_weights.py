@@ -9,13 +9,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from flashbias_fold.pairformer import Transition
+
 
 class CastWeights:
     """Copies in bf16 of a module's weights, in their place while the module runs under autocast.
 
     A cast weight is the same number whoever casts it, so every output stays as it is, bit for bit. Weights
     that are given to kernels which look at their dtype stay in fp32: those of Protenix's triangle
-    multiplication. Outside of a call, and where gradients are wanted, all are the module's own.
+    multiplication. So do those of our transition, which keeps a copy of its own. Outside of a call, and where gradients are wanted, all are the module's own.
 
     Args:
         module: Whose weights.
@@ -73,7 +75,7 @@ def _linear_layers(module: nn.Module) -> Iterator[Any]:
     """Those that compute as autocast says."""
     from protenix.model.triangular.triangular import TriangleMultiplicativeUpdate
 
-    if isinstance(module, TriangleMultiplicativeUpdate):
+    if isinstance(module, TriangleMultiplicativeUpdate | Transition):
         return
     if isinstance(module, nn.Linear) and getattr(module, "precision", None) is None:
         yield module

@@ -21,7 +21,7 @@ from flashbias_kernels.tuning import TransitionBlocks, transition_blocks
 CHANNELS = (16, 32, 64, 128, 256)
 _HIDDEN_STEP = 64  # of the hidden layer's width, so that every size of a piece divides it
 _GROUP = 8  # see transition_kernel.py
-_DTYPES = (torch.bfloat16, torch.float16, torch.float32)
+_OPERANDS = (torch.bfloat16, torch.float16)
 _HAVE_TRITON = find_spec("triton") is not None
 
 
@@ -100,7 +100,7 @@ def transition(
         add_input: Add `x` to it, as the layer around a transition does.
         in_place: Write to `x` and return it.
     """
-    reason = why_not_fused(x, weights)
+    reason = why_not_fused(x, weights.output.shape[1], weights.output.dtype)
     with torch.no_grad():
         if reason is not None:
             found = reference_transition(x, weights, weights.output.dtype, add_input=add_input).to(x.dtype)
@@ -134,25 +134,26 @@ def reference_transition(
     return x.to(wide) + out if add_input else out
 
 
-def why_not_fused(x: Tensor, weights: TransitionWeights) -> str | None:
-    """Say why the kernel does not take it; None if it does."""
-    channels, hidden = weights.output.shape
+def why_not_fused(x: Tensor, hidden: int, operands: torch.dtype) -> str | None:
+    """Say why the kernel does not take it; None if it does.
+
+    Args:
+        x: ``(..., C)``.
+        hidden: The hidden layer's width.
+        operands: The weights' dtype.
+    """
+    channels = x.shape[-1]
     if not (_HAVE_TRITON and (x.is_cuda or interpreted())):
         return f"x is on {x.device}" if _HAVE_TRITON else "Triton is not installed"
-    if x.dtype not in _DTYPES or weights.output.dtype not in _DTYPES:
-        return f"dtypes are {x.dtype} and {weights.output.dtype}"
+    if operands == torch.float32:
+        return "float32 weights: Triton cuts off the digits that TF32 lacks, torch rounds them"
+    if x.dtype not in (*_OPERANDS, torch.float32) or operands not in _OPERANDS:
+        return f"dtypes are {x.dtype} and {operands}"
     if channels not in CHANNELS or hidden % _HIDDEN_STEP:
         return f"{channels} channels and {hidden} hidden units"
-    if weights.output.dtype == torch.float32 and not torch.backends.cuda.matmul.allow_tf32:
-        return "float32 without TF32 is for torch"
-    if _blocks(x, weights) is None:
+    if transition_blocks(channels, x.dtype, launch.architecture(x)) is None:
         return f"{channels} channels of {x.dtype} take more registers than this GPU has"
     return None
-
-
-def _blocks(x: Tensor, weights: TransitionWeights) -> TransitionBlocks | None:
-    operands = weights.output.dtype
-    return transition_blocks(operands, weights.output.shape[0], x.dtype, launch.architecture(x))
 
 
 def transition_call(
@@ -169,7 +170,7 @@ def transition_call(
     from flashbias_kernels.transition_kernel import transition_kernel
 
     channels, hidden = weights.output.shape
-    blocks = blocks or _blocks(rows, weights)
+    blocks = blocks or transition_blocks(channels, rows.dtype, launch.architecture(rows))
     assert blocks is not None, "why_not_fused says so"
     tiles = -(-len(rows) // blocks.rows)
     norm_weight, norm_bias = weights.norm_weight, weights.norm_bias
@@ -184,7 +185,6 @@ def transition_call(
         "ADD": add_input,
         "C": channels,
         "HIDDEN": hidden,
-        "PRECISION": "tf32",
         "WIDEN": interpreted(),
         "ROWS": blocks.rows,
         "PIECE": blocks.hidden,

@@ -53,7 +53,7 @@ def transition_kernel(
     rows, eps,
     HAS_SCALE: tl.constexpr, HAS_SHIFT: tl.constexpr, ADD: tl.constexpr,
     C: tl.constexpr, HIDDEN: tl.constexpr,
-    PRECISION: tl.constexpr, WIDEN: tl.constexpr,
+    WIDEN: tl.constexpr,
     ROWS: tl.constexpr, PIECE: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
     """Write the transition of all places, which may be where they were read; ADD: and the places to it.
@@ -87,11 +87,11 @@ def transition_kernel(
         for start in tl.range(0, HIDDEN, PIECE, num_stages=STAGES):
             weight = tl.load(in_ptr + start * (2 * C) + in_places)
             both = product(
-                normalised, tl.trans(weight), tl.zeros([ROWS, 2 * PIECE], tl.float32), PRECISION, WIDEN
+                normalised, tl.trans(weight), tl.zeros([ROWS, 2 * PIECE], tl.float32), "ieee", WIDEN
             )
             hidden = _hidden(both, ROWS, PIECE).to(dtype)
             weight = tl.load(out_weight_ptr + start + out_places)
-            acc = product(hidden, tl.trans(weight), acc, PRECISION, WIDEN)
+            acc = product(hidden, tl.trans(weight), acc, "ieee", WIDEN)
         if ADD and not EARLY:
             # Another policy than above: else the compiler would keep the places in registers all the while.
             own = tl.load(x_ptr + first * C + places, mask=there, other=0.0, eviction_policy="evict_first")

@@ -9,28 +9,22 @@ from problems import DEVICE
 from flashbias_kernels import TransitionWeights, reference_transition, transition, tuning
 from flashbias_kernels.transition import transition_call, why_not_fused
 
-DTYPES = (torch.bfloat16, torch.float16, torch.float32)
-# How far a result may be from float64's, relative to the same by torch in the same dtypes: Triton's
-# interpreter cuts digits off where a GPU rounds: twice as far, and always to the same side, at each step.
-FACTOR = 1.5 if DEVICE == "cuda" else 5.0
+OPERANDS = (torch.bfloat16, torch.float16)
+DTYPES = (*OPERANDS, torch.float32)
+# How far a result may be from float64's, relative to the same by torch in the same dtypes.
+FACTOR = 1.5
+# Where a GPU rounds to bf16, Triton's interpreter cuts digits off: twice as far, and always towards zero. Torch
+# made to do the same gives the same.
+CUT_OFF = 1.0 if DEVICE == "cuda" else 2.0
 # Where torch is as good as this, it was lucky.
-ROUNDING = {torch.bfloat16: 2**-8, torch.float16: 2**-11, torch.float32: 2**-21}
-
-
-@pytest.fixture(autouse=True)
-def tf32():
-    """Float32 is for the kernel only where torch may use tensor cores."""
-    matmul = torch.backends.cuda.matmul
-    before, matmul.allow_tf32 = matmul.allow_tf32, True
-    yield
-    matmul.allow_tf32 = before
+ROUNDING = {torch.bfloat16: 2**-8, torch.float16: 2**-11, torch.float32: 2**-22}
 
 
 def normal(*shape, seed=0, scale=1.0):
     return scale * torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
-def some_weights(channels, hidden, dtype=torch.float32, scaled=True, shifted=True, seed=0):
+def some_weights(channels, hidden, dtype=torch.float16, scaled=True, shifted=True, seed=0):
     """Weights with the spread of trained ones, in float32 and as the kernel has them."""
     linears = [normal(hidden, channels, seed=seed + i, scale=channels**-0.5) for i in (1, 2)]
     linears.append(normal(channels, hidden, seed=seed + 3, scale=hidden**-0.5))
@@ -50,7 +44,7 @@ def test_as_right_as_torch_in_the_same_dtype(data):
     some = lambda *values: data.draw(st.sampled_from(values))  # noqa: E731
     shape = some((1,), (7,), (16,), (17,), (33,), (5, 7), (2, 3, 5))
     channels, hidden = some((16, 64), (32, 64), (32, 128), (64, 128))
-    dtype, operands = some(*DTYPES), some(*DTYPES)
+    dtype, operands = some(*DTYPES), some(*OPERANDS)
     exact, weights = some_weights(
         channels, hidden, operands, some(True, False), some(True, False), seed=data.draw(st.integers(0, 99))
     )
@@ -59,15 +53,15 @@ def test_as_right_as_torch_in_the_same_dtype(data):
     if len(shape) > 1 and some(True, False):
         x = x.transpose(0, 1)
     add, in_place = some(True, False), some(True, False)
-    assert why_not_fused(x, weights) is None
+    assert why_not_fused(x, hidden, operands) is None
     right = reference_transition(x, exact, add_input=add)
     theirs = reference_transition(x, weights, operands, add_input=add).to(dtype)
     own = x.clone(memory_format=torch.preserve_format)
     found = transition(own, weights, add_input=add, in_place=in_place)
     assert (found.dtype, found.shape) == (dtype, x.shape)
     assert found is own if in_place else torch.equal(own, x)
-    bar = max(FACTOR * distance(theirs, right), ROUNDING[dtype], ROUNDING[operands])
-    assert distance(found, right) <= bar
+    bar = FACTOR * max(distance(theirs, right), ROUNDING[dtype] / 2, ROUNDING[operands] / 2)
+    assert distance(found, right) <= bar * (CUT_OFF if torch.bfloat16 in (dtype, operands) else 1)
 
 
 @pytest.mark.parametrize("value", [0.0, 1.0, -3e4])
@@ -81,11 +75,11 @@ def test_places_that_are_all_the_same_have_no_variance(value):
 @pytest.mark.parametrize("size", [1e3, 1e18])
 def test_a_hidden_unit_far_out_does_not_overflow(size):
     """SiLU of a large negative number is zero, though the exponential in it is infinite."""
-    gate = size * torch.ones(64, 16, device=DEVICE)
+    gate = size * torch.ones(64, 16, device=DEVICE, dtype=torch.bfloat16)
     weights = TransitionWeights.pack(
         gate,
         torch.ones_like(gate),
-        torch.ones(16, 64, device=DEVICE),
+        torch.ones(16, 64, device=DEVICE, dtype=gate.dtype),
         norm_bias=-torch.ones(16, device=DEVICE),
     )
     x = normal(9, 16).to(DEVICE)
@@ -116,23 +110,20 @@ def test_every_place_is_written_and_nothing_else(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("channels", "hidden", "operands", "tf32", "reason"),
+    ("channels", "hidden", "operands", "reason"),
     [
-        (24, 96, torch.float32, True, "24 channels"),
-        (16, 48, torch.float32, True, "48 hidden units"),
-        (16, 64, torch.float64, True, "float64"),
-        (16, 64, torch.float32, False, "TF32"),
+        (24, 96, torch.bfloat16, "24 channels"),
+        (16, 48, torch.float16, "48 hidden units"),
+        (16, 64, torch.float64, "float64"),
+        (16, 64, torch.float32, "TF32"),
     ],
 )
-def test_what_the_kernel_does_not_take_torch_computes(channels, hidden, operands, tf32, reason):
-    torch.backends.cuda.matmul.allow_tf32 = tf32
-    exact, weights = some_weights(channels, hidden, operands)
+def test_what_the_kernel_does_not_take_torch_computes(channels, hidden, operands, reason):
+    _, weights = some_weights(channels, hidden, operands)
     x = normal(3, 5, channels).to(DEVICE)
-    assert reason in why_not_fused(x, weights)
+    assert reason in why_not_fused(x, hidden, operands)
     found = transition(x, weights, add_input=True)
-    torch.testing.assert_close(
-        found.double(), reference_transition(x, exact, add_input=True), atol=1e-4, rtol=1e-4
-    )
+    assert torch.equal(found, reference_transition(x, weights, operands, add_input=True).to(x.dtype))
     assert transition(x, weights, add_input=True, in_place=True) is x
     assert torch.equal(x, found)
 
@@ -156,11 +147,10 @@ def test_nothing_in_nothing_out():
 def test_every_row_of_the_block_sizes_is_right(row, pairs):
     if pairs == torch.float32 and not row.wide_places:
         pytest.skip("places of this row are in 16 bits")
-    operands = torch.float32 if row.arithmetic == "tf32" else torch.bfloat16
-    exact, weights = some_weights(row.channels, 4 * row.channels, operands)
+    exact, weights = some_weights(row.channels, 4 * row.channels, torch.bfloat16)
     x = normal(1000, row.channels).to(DEVICE, pairs)
     out = torch.empty_like(x)
     transition_call(x, weights, out, add_input=True, blocks=row.blocks).run()
     right = reference_transition(x, exact, add_input=True)
-    theirs = reference_transition(x, weights, operands, add_input=True).to(pairs)
+    theirs = reference_transition(x, weights, torch.bfloat16, add_input=True).to(pairs)
     assert distance(out, right) <= 1.5 * distance(theirs, right) + ROUNDING[pairs] / 8

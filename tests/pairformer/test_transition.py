@@ -111,18 +111,7 @@ def test_names_of_weights_stay(stock):
     assert list(Transition(stock).state_dict()) == list(stock.state_dict())
 
 
-@pytest.fixture
-def tf32():
-    """Float32 is for the kernel only where torch may use tensor cores; gives what sets that."""
-    matmul = torch.backends.cuda.matmul
-    before = matmul.allow_tf32
-
-    def allow(allowed):
-        matmul.allow_tf32 = allowed
-
-    allow(True)
-    yield allow
-    matmul.allow_tf32 = before
+HALF = torch.float16  # the interpreter rounds to it as a GPU does, other than to bf16
 
 
 class FakeGpu:
@@ -151,19 +140,21 @@ def small_stock():
 
 
 @pytest.mark.parametrize("add", [True, False])
-def test_in_the_kernel_it_is_stock(small_stock, monkeypatch, tf32, add):
+def test_in_the_kernel_it_is_stock(small_stock, monkeypatch, add):
     gpu = FakeGpu(monkeypatch)
     x = torch.randn(3, 7, 16)
     own = x.clone()
     with torch.no_grad():
         expected = small_stock(x) + x if add else small_stock(x)
-        found = Transition(small_stock)(own, add_in_place=add)
-    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+        with torch.autocast("cpu", HALF):
+            found = Transition(small_stock)(own, add_in_place=add)
+    torch.testing.assert_close(found, expected, rtol=5e-3, atol=5e-3)
     assert found is own if add else torch.equal(own, x)
     assert gpu.launches == 1
 
 
-def test_the_kernels_weights_are_made_once_and_again_when_changed(small_stock, monkeypatch, tf32):
+def test_the_kernels_weights_are_made_once_and_again_when_changed(small_stock, monkeypatch):
+    """Changed where they lie, or others, which may come to lie in the same place."""
     FakeGpu(monkeypatch)
     packs = []
     pack = flashbias_kernels.TransitionWeights.pack
@@ -171,22 +162,28 @@ def test_the_kernels_weights_are_made_once_and_again_when_changed(small_stock, m
         transition.TransitionWeights, "pack", lambda *a, **k: packs.append(a) or pack(*a, **k)
     )
     ours, x = Transition(small_stock), torch.randn(2, 5, 16)
-    with torch.no_grad():
+    with torch.no_grad(), torch.autocast("cpu", HALF):
         ours(x)
         ours(x)
         assert len(packs) == 1
         small_stock.linear_no_bias.weight.mul_(2)
-        torch.testing.assert_close(ours(x), small_stock(x), rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(ours(x), small_stock(x).float(), rtol=5e-3, atol=5e-3)
         assert len(packs) == 2
+        for turn in range(3):
+            others = {name: torch.randn_like(x) / 3 for name, x in ours.state_dict().items()}
+            ours.load_state_dict(others, assign=True)
+            del others
+            torch.testing.assert_close(ours(x), small_stock(x).float(), rtol=2e-2, atol=2e-2)
+            assert len(packs) == 3 + turn
 
 
-def test_what_the_kernel_does_not_know_goes_in_pieces(stock, small_stock, monkeypatch, tf32):
+def test_what_the_kernel_does_not_know_goes_in_pieces(stock, small_stock, monkeypatch):
     gpu = FakeGpu(monkeypatch)
     x = torch.randn(2, 5, 16)
     with torch.no_grad():
-        assert torch.equal(Transition(stock)(a_tensor(2, 5)), stock(a_tensor(2, 5)))  # 24 channels
-        tf32(False)
-        assert torch.equal(Transition(small_stock)(x), small_stock(x))
-    tf32(True)
-    Transition(small_stock)(x)  # gradients are wanted
+        with torch.autocast("cpu", HALF):
+            Transition(stock)(a_tensor(2, 5))  # 24 channels
+        assert torch.equal(Transition(small_stock)(x), small_stock(x))  # in float32
+    with torch.autocast("cpu", HALF):
+        Transition(small_stock)(x)  # gradients are wanted
     assert gpu.launches == 0

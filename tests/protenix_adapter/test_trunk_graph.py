@@ -319,7 +319,8 @@ def test_cast_weights_change_no_bit_and_are_there_only_under_autocast(engine, us
     stack = engine.network.pairformer_stack
     forward, seen = type(stack).forward, {}
     dtypes = {
-        "linear": lambda: stack.blocks[0].pair_transition.linear_no_bias_a.weight.dtype,
+        "linear": lambda: stack.blocks[0].attention_pair_bias.attention.linear_k.weight.dtype,
+        "transition": lambda: stack.blocks[0].pair_transition.linear_no_bias_a.weight.dtype,
         "bias": lambda: stack.blocks[0].attention_pair_bias.attention.linear_q.bias.dtype,
         "multiplication": lambda: stack.blocks[0].tri_mul_out.linear_g.weight.dtype,
         "norm": lambda: stack.blocks[0].pair_transition.layernorm1.weight.dtype,
@@ -341,7 +342,7 @@ def test_cast_weights_change_no_bit_and_are_there_only_under_autocast(engine, us
                 found = stack(s, z.clone(), **options)
                 assert all(torch.equal(*pair) for pair in zip(found, expected, strict=True))
                 assert seen == {
-                    "linear": torch.bfloat16, "bias": torch.bfloat16,
+                    "linear": torch.bfloat16, "bias": torch.bfloat16, "transition": torch.float32,
                     "multiplication": torch.float32, "norm": torch.float32,
                 }  # fmt: skip
         with torch.autocast("cpu", torch.bfloat16):

@@ -166,8 +166,7 @@ class TransitionCase:
 
     def row(self, kernel: str, arch: int) -> TransitionRow:
         """Return where the block sizes stand; there is one kernel."""
-        pairs = DTYPES[self.pairs or self.dtype]
-        return transition_row(DTYPES[self.dtype], self.channels, pairs, arch)
+        return transition_row(self.channels, DTYPES[self.pairs or self.dtype], arch)
 
     @staticmethod
     def blocks(call: Call) -> Blocks:
@@ -199,7 +198,7 @@ USUAL = (
     Case(backward=True, dtype="fp32", bias="fp32"),
     Case(backward=True, dtype="tf32", bias="fp32"),
     *(TransitionCase(channels=channels, factor=factor) for channels in (64, 128, 256) for factor in (2, 4)),
-    *(TransitionCase("tf32", channels) for channels in (64, 128, 256)),
+    *(TransitionCase("fp16", channels) for channels in (64, 128, 256)),
     *(TransitionCase(channels=channels, pairs="fp32") for channels in (64, 128, 256)),
 )
 # Between them they take every row of the tables of block sizes.
@@ -227,8 +226,7 @@ ROWS = (
     Case(backward=True, dtype="tf32", dim=64, bias="fp32"),
     Case(backward=True, dtype="fp32", bias="fp32"),
     Case(backward=True, dtype="fp32", dim=128, bias="fp32"),
-    *(TransitionCase(dtype, channels) for channels in (64, 128, 256) for dtype in ("bf16", "tf32")),
-    TransitionCase(channels=128, pairs="fp32"),
+    *(TransitionCase(channels=channels) for channels in (64, 128, 256)),
 )
 
 
