@@ -17,7 +17,8 @@ class CastWeights:
 
     A cast weight is the same number whoever casts it, so every output stays as it is, bit for bit. Weights
     that are given to kernels which look at their dtype stay in fp32: those of Protenix's triangle
-    multiplication. So do those of our transition, which keeps a copy of its own. Outside of a call, and where gradients are wanted, all are the module's own.
+    multiplication. So do those of our transition, which keeps a copy of its own. Outside of a call, and where
+    gradients are wanted, all are the module's own.
 
     Args:
         module: Whose weights.

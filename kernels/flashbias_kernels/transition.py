@@ -68,8 +68,10 @@ class TransitionWeights(NamedTuple):
         width, channels = gate.shape
         groups = [weight.detach().view(width // _GROUP, _GROUP, channels) for weight in (gate, value)]
         both = torch.stack(groups, 1).view(2 * width, channels).to(dtype or gate.dtype)
-        norms = (None if t is None else t.detach().float().contiguous() for t in (norm_weight, norm_bias))
-        return cls(both, output.detach().to(both.dtype).contiguous(), *norms, eps)
+        scale, shift = (
+            None if t is None else t.detach().float().contiguous() for t in (norm_weight, norm_bias)
+        )
+        return cls(both, output.detach().to(both.dtype).contiguous(), scale, shift, eps)
 
     @property
     def gate(self) -> Tensor:

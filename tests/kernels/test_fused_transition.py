@@ -13,8 +13,8 @@ OPERANDS = (torch.bfloat16, torch.float16)
 DTYPES = (*OPERANDS, torch.float32)
 # How far a result may be from float64's, relative to the same by torch in the same dtypes.
 FACTOR = 1.5
-# Where a GPU rounds to bf16, Triton's interpreter cuts digits off: twice as far, and always towards zero. Torch
-# made to do the same gives the same.
+# Where a GPU rounds to bf16, Triton's interpreter cuts digits off: twice as far, and always towards zero.
+# Torch made to do the same gives the same.
 CUT_OFF = 1.0 if DEVICE == "cuda" else 2.0
 # Where torch is as good as this, it was lucky.
 ROUNDING = {torch.bfloat16: 2**-8, torch.float16: 2**-11, torch.float32: 2**-22}

@@ -175,7 +175,7 @@ class TransitionCase:
         return Blocks(own["ROWS"], own["PIECE"], own["num_warps"], own["num_stages"])
 
 
-USUAL = (
+USUAL: tuple[Case | TransitionCase, ...] = (
     # Triangle attention of Protenix, and its other head dimensions (24 and 48) and types.
     *(Case(**bias) for bias in ({"bias": "bf16"}, {"rank": 16}, {"rank": 32}, {"rank": 96}, {})),
     *(Case(dim=dim, **bias) for dim in (24, 48, 64, 128) for bias in ({"bias": "bf16"}, {"rank": 32})),
@@ -202,7 +202,7 @@ USUAL = (
     *(TransitionCase(channels=channels, pairs="fp32") for channels in (64, 128, 256)),
 )
 # Between them they take every row of the tables of block sizes.
-ROWS = (
+ROWS: tuple[Case | TransitionCase, ...] = (
     Case(rank=32),
     Case(rank=96),
     Case(rank=32, bias="bf16"),
