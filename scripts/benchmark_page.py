@@ -456,7 +456,15 @@ def _need(data: dict[str, Any], bias: str) -> Any:
     attention = data["kernels"][data["baseline"]]["attention"]
     weights = 4 * data["parameters"]
     device = torch.device(options["device"])
-    return Need.of(config, weights, options["samples"], device, bias=bias, attention=attention)
+    return Need.of(
+        config,
+        weights,
+        options["samples"],
+        device,
+        bias=bias,
+        attention=attention,
+        recorded=data.get("trunk_recorded", False),
+    )
 
 
 def speed_chart(data: dict[str, Any]) -> str:

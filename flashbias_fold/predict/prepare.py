@@ -121,6 +121,7 @@ def need_of(settings: Settings, model: Model, device: Any, attention: str) -> An
     assert settings.samples is not None
     config = build_config(model)
     config.dtype = settings.dtype
+    config.model.N_cycle = settings.cycles or config.model.N_cycle
     weights = model.checkpoint.stat().st_size
     return Need.of(config, weights, settings.samples, device, bias=settings.bias, attention=attention)
 

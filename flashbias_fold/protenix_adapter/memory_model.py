@@ -7,6 +7,7 @@ model. Tests hold both against what was measured.
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,6 +15,8 @@ import torch
 
 from flashbias_fold.pairformer.transition import PIECE_BYTES
 from flashbias_fold.protenix_adapter.memory import chunk_rows
+from flashbias_fold.protenix_adapter.recording import SWITCH
+from flashbias_fold.protenix_adapter.trunk_graph import FEWEST_CYCLES, MOST_TOKENS
 
 LARGEST_TOKENS = 16384
 _STEP = 8
@@ -30,6 +33,7 @@ _OUTER = 2 * 32 * 32  # numbers a pair of the outer product of an alignment, twi
 _MULTIPLICATION = 7.2  # copies of the pairs at the peak of a triangle multiplication
 _HIDDEN = 2 * 4  # two layers in a transition, each of four times the width
 _CAST_WEIGHTS = 0.22  # of all weights' bytes: the trunk's in half precision, which autocast keeps
+_RECORDED = 7.5  # copies of the pairs that a recorded trunk reads and writes: what goes in, what parts give
 # On a CPU: Python, torch, Protenix and the components; what each token brings, as atoms and their neighbours;
 # features of a pair; a sample's error matrices with what is made of them.
 _PROCESS = 535_000_000
@@ -55,6 +59,7 @@ class Need:
         on_gpu: Whether it runs on a GPU, whose memory alone counts then; else that of the process.
         ours: Whether its layers are ours, and not the stock ones.
         scores_kept: Whether triangle attention materialises its scores, as Protenix's plain kernel does.
+        recorded: Whether the cycles of its trunk are recorded, up to the size where that pays.
     """
 
     config: Any
@@ -63,22 +68,36 @@ class Need:
     on_gpu: bool
     ours: bool
     scores_kept: bool
+    recorded: bool = False
     # Thousands of jobs have few sizes, and each peak takes a hundred look-ups in the configuration.
     _peaks: dict[int, int] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @classmethod
     def of(
-        cls, config: Any, weights: int, samples: int, device: torch.device, *, bias: str, attention: str
+        cls,
+        config: Any,
+        weights: int,
+        samples: int,
+        device: torch.device,
+        *,
+        bias: str,
+        attention: str,
+        recorded: bool = True,
     ) -> Need:
-        """Of a run with a value of `--bias` and Protenix's kernel for triangle attention."""
-        stock = bias == "stock"
+        """Describe a run with a value of `--bias` and Protenix's kernel for triangle attention.
+
+        Without `recorded` it is one from before cycles of the trunk were recorded.
+        """
+        stock, on_gpu = bias == "stock", device.type == "cuda"
+        switched_off = os.environ.get(SWITCH) == "0"
         return cls(
             config,
             weights,
             samples,
-            on_gpu=device.type == "cuda",
+            on_gpu=on_gpu,
             ours=not stock,
             scores_kept=stock and attention == "torch",
+            recorded=recorded and on_gpu and not stock and not switched_off,
         )
 
     def bytes_of(self, n_token: int) -> int:
@@ -115,12 +134,19 @@ class Need:
         heads = _FEATURES + pair * width + 6 * pair * confidence + logits
         heads += self._widest(n_token, pair, confidence, outer=False)
         cast = 0 if width == _EXACT else int(_CAST_WEIGHTS * self.weights)
+        recording = int(_RECORDED * pair * width) * n_token**2 if self._is_recorded(n_token) else 0
+        # Ours lets go of the copies before, but for those that a recording reads. On a GPU for which that is
+        # much, the recording goes too, and less is needed than said here.
+        cast_until_the_end = cast if recording or not self.ours else 0
         return {
-            "trunk": self.weights + cast + n_token**2 * trunk,
-            "diffusion": self.weights + cast + n_token**2 * steps,
-            # Ours lets go of the copies before.
-            "confidence": self.weights + (0 if self.ours else cast) + n_token**2 * heads,
+            "trunk": self.weights + cast + recording + n_token**2 * trunk,
+            "diffusion": self.weights + cast + recording + n_token**2 * steps,
+            "confidence": self.weights + cast_until_the_end + recording + n_token**2 * heads,
         }
+
+    def _is_recorded(self, n_token: int) -> bool:
+        cycles = int(self.config.model.N_cycle)
+        return self.recorded and n_token <= MOST_TOKENS and cycles >= FEWEST_CYCLES
 
     def _on_cpu(self, n_token: int) -> dict[str, int]:
         pair = int(self.config.model.pairformer.c_z)

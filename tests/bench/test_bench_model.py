@@ -135,6 +135,7 @@ def test_the_files_say_what_was_measured(finished):
     assert found == json.loads(json.dumps(record.as_json(result)))
     assert found["options"]["warm_up"] == "whole"
     assert found["weights"] == "real" and found["parameters"] > 6e6
+    assert found["trunk_recorded"] is True
     assert found["options"]["cycles"] == 1 and found["options"]["steps"] == 2
     assert found["plan"]["name"] == "demo.yaml"
     named = {rule["factors"] for rule in found["plan"]["rules"] if "factors" in rule}

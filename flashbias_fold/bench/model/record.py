@@ -6,6 +6,7 @@ import csv
 import dataclasses
 import io
 import math
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from flashbias_fold.bench.model.options import METHODS
 from flashbias_fold.bench.model.run import TOTAL, NotRun, Part, Result, Row
 from flashbias_fold.bench.model.session import STAGES
 from flashbias_fold.files import write_atomic, write_json
+from flashbias_fold.protenix_adapter.recording import SWITCH
 
 NAMES = ("model.csv", "model.svg", "model.json")
 _COLUMNS = (
@@ -60,6 +62,7 @@ def as_json(result: Result) -> dict[str, Any]:
         "kernels": result.kernels,
         "layernorm": result.layernorm,
         "plan": result.plan,
+        "trunk_recorded": os.environ.get(SWITCH) != "0",  # of ours on a GPU, up to the size where it pays
         "load_s": _digits(result.load_s),
         "machine": result.machine,
         "versions": result.versions,
