@@ -33,7 +33,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -48,6 +48,7 @@ OLD = ("--samples", "2")
 NEW = ("--samples", "1", "--write-pae", "--overwrite")
 ONE_SEED = (*NEW, "--seeds", "1")
 KILLS_OF_A_STORY = 8
+KILLS_BETWEEN_RECORDS = 50
 AFTER_TRIGGER_S = 0.03
 MOST_RUN_S = 300.0
 WORK = ".flashbias-fold.new"
@@ -63,21 +64,27 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="kills-", dir=options.scratch) as scratch:
         trial = Trial(Path(scratch), random.Random(options.seed))
         trial.prepare()
+
+        def save() -> None:
+            record = trial.record() | {
+                "seed": options.seed,
+                "wall_s": round(time.monotonic() - began, 1),
+                "versions": versions(),
+            }
+            partial = options.record.with_name(options.record.name + ".partial")
+            partial.write_text(json.dumps(record, indent=2) + "\n")
+            partial.replace(options.record)
+
         local = options.kills - options.ray_kills
-        while trial.kills["local"] < local:
-            trial.run_stories(local, options.slots)
+        while trial.kills["local"] < local:  # what there is by then is kept, should this be stopped
+            trial.run_stories(min(local, trial.kills["local"] + KILLS_BETWEEN_RECORDS), options.slots)
+            save()
         if options.ray_kills:
             with ray_cluster() as address:
-                trial.kill_campaigns(options.ray_kills, address)
-    record = trial.record() | {
-        "seed": options.seed,
-        "wall_s": round(time.monotonic() - began, 1),
-        "versions": versions(),
-    }
-    options.record.write_text(json.dumps(record, indent=2) + "\n")
+                trial.kill_campaigns(options.ray_kills, address, save)
     print(
-        f"{sum(trial.kills.values()):,} kills, {len(trial.findings)} findings, {record['wall_s']:,.0f} s; "
-        f"recorded in {options.record}"
+        f"{sum(trial.kills.values()):,} kills, {len(trial.findings)} findings, "
+        f"{time.monotonic() - began:,.0f} s; recorded in {options.record}"
     )
     return 1 if trial.findings else 0
 
@@ -374,7 +381,7 @@ class Trial:
 
     # Campaigns
 
-    def kill_campaigns(self, kills: int, address: str) -> None:
+    def kill_campaigns(self, kills: int, address: str, save: Callable[[], None]) -> None:
         """Kill drivers and workers of campaigns, on folders as those of local runs."""
         more = ("--engine", "ray", "--address", address, "--devices", "1")
         # Measured with a cluster that is warm, but for the first.
@@ -399,6 +406,7 @@ class Trial:
             if status:
                 self.find(story.kind, "ray", f"the last run ended with {status}")
             self.check_end(story.out, before, story.kind, story.command, "ray")
+            save()
 
     def kill_campaign(self, story: Story, more: tuple[str, ...], seconds: float) -> None:
         """Kill the driver, or the worker, of one campaign."""

@@ -161,7 +161,11 @@ def refused(*arguments, names=()):
     """The command line refuses its arguments, with status 2, in one line that has these words in it."""
     done = call(*arguments, check=2)
     assert done.stdout == ""
-    lines = [line for line in done.stderr.splitlines() if not line.startswith(("reading ", DEMO_BANNER))]
+    lines = [
+        line
+        for line in done.stderr.splitlines()
+        if not line.startswith(("reading ", DEMO_BANNER, "warning: --"))
+    ]
     (line,) = lines
     assert line.startswith("error: ")
     assert "unexpected" not in line
