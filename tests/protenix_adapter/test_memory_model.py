@@ -122,6 +122,8 @@ def test_a_recording_is_reckoned_with_where_there_is_one(monkeypatch):
     def surplus(n_token=512, **options):
         return a_need(**options).bytes_of(n_token) - a_need(recorded=False, **options).bytes_of(n_token)
 
+    said, without = a_need().stages(512), a_need(recorded=False).stages(512)
+    assert all(said[stage] > without[stage] for stage in without)
     assert surplus(MOST_TOKENS) > surplus(512) > surplus(64) > 0
     assert surplus(MOST_TOKENS + 1) == surplus(bias="stock") == surplus(on_gpu=False) == 0
     need = a_need()
