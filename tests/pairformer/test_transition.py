@@ -154,7 +154,7 @@ def test_in_the_kernel_it_is_stock(small_stock, monkeypatch, add):
 
 
 def test_the_kernels_weights_are_made_once_and_again_when_changed(small_stock, monkeypatch):
-    """Changed where they lie, or others, which may come to lie in the same place."""
+    """Changed where they lie, or replaced by others."""
     FakeGpu(monkeypatch)
     packs = []
     pack = flashbias_kernels.TransitionWeights.pack
