@@ -11,6 +11,7 @@ from flashbias_kernels.attention import Choice, biased_attention, choose_backend
 from flashbias_kernels.drop_ins import flash_bias_func, triangle_attention
 from flashbias_kernels.norm import layer_norm
 from flashbias_kernels.reference import reference_attention
+from flashbias_kernels.row_sums import sum_rows
 
 __all__ = [
     "Choice",
@@ -19,5 +20,6 @@ __all__ = [
     "flash_bias_func",
     "layer_norm",
     "reference_attention",
+    "sum_rows",
     "triangle_attention",
 ]
