@@ -103,10 +103,11 @@ class JobRunner:
             self.reporter.error(f"error: job '{job.name}': {one_line(outcome.error)}{outcome.earlier}")
             self.reporter.job_done("failed")
             return
+        report = without_others(report)
         implausible = describe_implausible(report)
         if implausible is not None:
             self.reporter.line(implausible)
-        best = best_sample(without_others(report)["samples"])
+        best = best_sample(report["samples"])
         doubt = "" if is_plausible(best) else ", not plausible"
         confidences = f"pTM {best['ptm']:.3f} pLDDT {best['plddt']:.1f}{doubt}"
         self.reporter.job_done(f"done in {report['wall_s']:.1f} s, best sample {confidences}")
@@ -199,10 +200,10 @@ def stops_a_run(error: Exception) -> bool:
 def _refuse_mixture(folder: JobFolder, wanted: dict[str, Any]) -> None:
     """Raise JobError where seeds of other settings are, which only `--overwrite` may stand beside."""
     for record in folder.seed_records():
-        if record["settings"] != wanted:
+        changed = difference(record["settings"], wanted)
+        if changed:
             raise JobError(
-                f"{folder.path} holds results {difference(record['settings'], wanted)}; "
-                "add --overwrite, or choose another --out"
+                f"{folder.path} holds results {changed}; add --overwrite, or choose another --out"
             )
 
 

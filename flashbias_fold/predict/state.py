@@ -136,7 +136,18 @@ class Request:
         report = folder.job(job.name).report()
         if report is None or not self._is_answered(job, report):
             note_error(folder, job.name, error)
-        return "" if report is None else "; the earlier result is untouched"
+        return "" if report is None else self._describe_earlier(report)
+
+    def _describe_earlier(self, report: Mapping[str, Any]) -> str:
+        """Say what a job that has failed has left of an earlier result: of several seeds some may be new."""
+        replaced = [
+            str(entry["seed"])
+            for entry in report.get("seeds", ())
+            if self.overwrite_id is not None and entry.get("overwrite_id") == self.overwrite_id
+        ]
+        if not replaced:
+            return "; the earlier result is untouched"
+        return f"; of the earlier result only seed {', '.join(replaced)} has been replaced"
 
 
 def skipped(*, overwrites: bool) -> str:

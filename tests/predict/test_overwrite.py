@@ -27,9 +27,11 @@ from conftest import SEQUENCE, protein
 
 from flashbias_fold import files
 from flashbias_fold.campaign.status import status_of
+from flashbias_fold.errors import JobError
 from flashbias_fold.predict import replacement
 from flashbias_fold.predict.folder import OutputFolder
 from flashbias_fold.predict.job import job_report
+from flashbias_fold.protenix_adapter.engine import Engine
 
 ONE, TWO = (protein(name, SEQUENCE[:length]) for name, length in (("one", 5), ("two", 6)))
 QUICK = ("--model", "demo", "--steps", "1", "--cycles", "1")
@@ -114,6 +116,7 @@ def test_fewer_samples_take_the_old_ones_along_everywhere(jobs, out, new):
 
 def test_only_the_seeds_that_were_asked_for_are_replaced_and_the_report_says_which(jobs, old, out, new):
     done = call("predict", jobs, "--out", out, *NEW, "--seeds", "1", check=0)
+    assert "warning: job 'one': 1 of 1 structures are not plausible" in done.stderr
     there = predictions(out)
     assert of_seed(there, "one", 1) == of_seed(new, "one", 1)
     assert of_seed(there, "one", 2) == of_seed(predictions(old), "one", 2)
@@ -347,6 +350,22 @@ def test_a_failure_of_a_new_seed_is_noted_beside_the_report_of_the_others(jobs, 
     assert [sample["seed"] for sample in report_of(out, "one")["samples"]] == [1, 1, 2, 2]
     call("predict", jobs, "--out", out, *OLD, check=0)
     assert not (out / "one" / "error.json").exists()
+
+
+def test_a_failure_after_a_seed_was_replaced_says_which(jobs, out, new, monkeypatch):
+    """The mock: the engine fails for the second seed."""
+    genuine = Engine.predict
+
+    def predict(self, document, seed, *arguments):
+        if seed == 2:
+            raise JobError("no such residue")
+        return genuine(self, document, seed, *arguments)
+
+    monkeypatch.setattr(Engine, "predict", predict)
+    done = call("predict", jobs, "--out", out, *NEW, check=1)
+    (error,) = errors_in(done.stderr)
+    assert error.endswith("no such residue; of the earlier result only seed 1 has been replaced")
+    assert of_seed(predictions(out), "one", 1) == of_seed(new, "one", 1)
 
 
 def test_overwriting_where_folders_cannot_be_exchanged(jobs, out, new, monkeypatch):
