@@ -271,7 +271,7 @@ class _Campaign:
         self.crew.load(member, self.assignment())
 
     def assignment(self) -> Assignment:
-        """What the workers are told, once everything is decided."""
+        """Return what the workers are told, once everything is decided."""
         return Assignment(
             self.settings.filled(out=self.settings.out.absolute()),
             self.plan,

@@ -190,7 +190,9 @@ class _Comparison:
             )
             return True
         if not _was_checked(record):
-            self.reporter.line(f"{job.name}: an earlier version did not check its structures: predicted again")
+            self.reporter.line(
+                f"{job.name}: an earlier version did not check its structures: predicted again"
+            )
             return False
         self.reporter.line(f"{job.name}: {skipped(overwrites=overwrites)}")
         self.take(job, record, found)
@@ -268,8 +270,8 @@ class _Comparison:
 
     def withdraw(self, name: str, found: dict[str, dict[str, Any]]) -> None:
         """Have the report of an earlier run say nothing of an entry that is about to be replaced."""
-        said = read_json(self.folder.path / REPORT)
-        listed = said.get("entries") if isinstance(said, dict) else None
+        earlier = read_json(self.folder.path / REPORT)
+        listed = earlier.get("entries") if isinstance(earlier, dict) else None
         if not isinstance(listed, list) or not any(entry.get("name") == name for entry in listed):
             return
         if found:

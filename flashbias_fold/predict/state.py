@@ -27,7 +27,7 @@ class OtherResultError(JobError):
 
 @dataclass(frozen=True)
 class Request:
-    """What a run asks of every job, to be held against the results that are there.
+    """The request of a run to every job, to be held against the results that are there.
 
     Attributes:
         settings: What was asked for.
@@ -177,8 +177,8 @@ def without_others(report: dict[str, Any]) -> dict[str, Any]:
 
 
 def _sizes(report: Mapping[str, Any], job: Job) -> str:
-    there = report.get("n_token")
-    return "" if there in (None, job.n_token) else f" ({there} tokens, {job.n_token} in this input)"
+    n_token = report.get("n_token")
+    return "" if n_token in (None, job.n_token) else f" ({n_token} tokens, {job.n_token} in this input)"
 
 
 def failure(error: Exception) -> dict[str, Any]:
