@@ -17,6 +17,7 @@ from flashbias_fold.inputs import InputSet, Job
 from flashbias_fold.predict.account import difference, error_json, now, versions
 from flashbias_fold.predict.folder import OutputFolder
 from flashbias_fold.predict.prepare import seeds_of
+from flashbias_fold.predict.replacement import finish_interrupted
 from flashbias_fold.predict.settings import Settings, identity
 from flashbias_fold.protenix_adapter.models import Model
 
@@ -108,10 +109,13 @@ class Request:
         return self._own(report, wanted)
 
     def _own(self, report: dict[str, Any], wanted: Mapping[str, Any]) -> dict[str, Any]:
-        """Return a report without the samples of seeds that were made otherwise than asked for."""
+        """Return a report of the seeds alone that were made as asked for."""
         seeds = {sample["seed"] for sample in report["samples"]}
         own = {seed for seed in seeds if not self._difference(made_with(report, seed), wanted)}
-        return {**report, "samples": [one for one in report["samples"] if one["seed"] in own]}
+        # The report speaks of the newest seed, which may be of another input or by another model.
+        entry = next((entry for entry in report.get("seeds", ()) if entry["seed"] in own), {})
+        facts = {key: value for key, value in entry.items() if key in report}
+        return {**report, **facts, "samples": [one for one in report["samples"] if one["seed"] in own]}
 
     def _difference(self, made: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
         return difference(
@@ -133,6 +137,7 @@ class Request:
 
         Where a file stands in the place of its folder there can be none. Returns what to say of the result.
         """
+        finish_interrupted(folder.path, job.name)
         report = folder.job(job.name).report()
         if report is None or not self._is_answered(job, report):
             note_error(folder, job.name, error)
