@@ -113,7 +113,7 @@ class Request:
         seeds = {sample["seed"] for sample in report["samples"]}
         own = {seed for seed in seeds if not self._difference(made_with(report, seed), wanted)}
         # The report speaks of the newest seed, which may be of another input or by another model.
-        entry = next((entry for entry in report.get("seeds", ()) if entry["seed"] in own), {})
+        entry: dict[str, Any] = next((one for one in report.get("seeds", ()) if one["seed"] in own), {})
         facts = {key: value for key, value in entry.items() if key in report}
         return {**report, **facts, "samples": [one for one in report["samples"] if one["seed"] in own]}
 
