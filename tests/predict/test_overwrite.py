@@ -431,3 +431,12 @@ def test_overwriting_where_folders_cannot_be_exchanged(jobs, out, new, monkeypat
     assert predictions(out) == new
     assert (out / "one" / "notes.txt").read_text() == "mine\n"
     assert not (out / WORK).exists() and not list(Path(out).rglob(".flashbias-fold.built"))
+
+
+def test_files_of_a_run_that_were_cut_off_are_swept_and_no_others(tmp_path):
+    names = ("run.json", "summary.csv", "campaign.html", "report.html", "mine.html")
+    for name in names:
+        (tmp_path / f"{name}.partial").touch()
+    with OutputFolder(tmp_path):
+        pass
+    assert [path.name for path in tmp_path.glob("*.partial")] == ["mine.html.partial"]
