@@ -126,6 +126,6 @@ def test_report_fields_are_those_of_the_page(tmp_path):
     page = (ROOT / "docs" / "predict.md").read_text()
     (described,) = re.findall(r"^`report.json` holds (.*?)\n\n", page, re.MULTILINE | re.DOTALL)
     said = set(re.findall(r"`(\w+)`", described))
-    shown = {name: report[name] for name in ("layers", "stages_s", "samples")}
+    shown = {name: report[name] for name in ("layers", "stages_s", "samples", "seeds")}
     assert report["layers"] and report["samples"]
     assert set(report) | names_in(shown) == said
