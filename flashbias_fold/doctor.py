@@ -231,9 +231,9 @@ def _problem_of_writing(folder: Path) -> str | None:
 
     Permissions alone do not tell: the file system may be full, or on a server that has its own rules.
     """
-    there = next(path for path in (folder, *folder.absolute().parents) if os.path.lexists(path))
+    existing = next(path for path in (folder, *folder.absolute().parents) if os.path.lexists(path))
     try:
-        with tempfile.NamedTemporaryFile(dir=there) as file:
+        with tempfile.NamedTemporaryFile(dir=existing) as file:
             file.write(bytes(4096))
             file.flush()
             os.fsync(file.fileno())

@@ -271,7 +271,7 @@ class _Campaign:
         self.crew.load(member, self.assignment())
 
     def assignment(self) -> Assignment:
-        """What the workers are told, once everything is decided."""
+        """Return what the workers are told, once everything is decided."""
         return Assignment(
             self.settings.filled(out=self.settings.out.absolute()),
             self.plan,
@@ -316,9 +316,10 @@ class _Campaign:
             self.poisoned_in_a_row = 0
             self.done += 1
             self.result.jobs[name] = "done"
-            self.result.reports.append(without_others(answer.report))
+            report = without_others(answer.report)
+            self.result.reports.append(report)
             self.folder.note(answer.report)
-            implausible = describe_implausible(answer.report)
+            implausible = describe_implausible(report)
             if implausible is not None:
                 self.reporter.line(implausible)
         elif isinstance(answer, Done):

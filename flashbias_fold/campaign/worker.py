@@ -227,11 +227,13 @@ class Worker:
         from flashbias_fold.predict.job import JobRunner
         from flashbias_fold.predict.prepare import warned
         from flashbias_fold.predict.progress import Reporter
+        from flashbias_fold.predict.replacement import finish_interrupted
 
         assert self._assignment is not None
         waited = start - self._free_since
         settings, token = self._assignment.settings, self._assignment.token
         folder = OutputFolder(settings.out)
+        finish_interrupted(settings.out, job.name)  # before the log makes a folder in its place
         with _log(folder.job(job.name).path) as log:
             print(f"{now()} process {os.getpid()} on {os.uname().nodename}, attempt {attempt}", file=log)
             reporter = Reporter(stream=log)

@@ -29,7 +29,11 @@ def read_jobs(
     if not path.is_dir():
         if not is_structure(path):
             return load_inputs(path, catalog, watch), {}
+        if watch is not None:
+            watch.reading(str(path))
         job = read_entry(path, catalog)
+        if watch is not None:
+            watch.end_reading(1)
         return InputSet((job,), ()), {job.name: path}
     files = _structures_in(path)
     try:
@@ -38,7 +42,12 @@ def read_jobs(
         if not files:
             raise
         inputs = InputSet((), ())
-    return _with_structures(inputs, files, catalog)
+    if watch is not None and files:
+        watch.reading(f"{len(files):,} experimental structure{'' if len(files) == 1 else 's'} of {path}")
+    inputs, truths = _with_structures(inputs, files, catalog)
+    if watch is not None:
+        watch.end_reading(len(inputs.jobs))
+    return inputs, truths
 
 
 def _with_structures(

@@ -81,9 +81,9 @@ class Runs:
 
 
 def structure_of(prediction: Prediction, drawn: int | None = None) -> Structure:
-    """A structure of a prediction; without a number the one that the model ranks highest."""
+    """Return a structure of a prediction; without a number the plausible one that the model ranks highest."""
     order = ranks(prediction)
-    drawn = order.index(0) if drawn is None else drawn
+    drawn = _find_best(prediction, order) if drawn is None else drawn
     output = prediction.output
     said = output["summary_confidence"][drawn]
     confidences: dict[str, float | None] = {name: float(said[name]) for name in CONFIDENCES}
@@ -93,6 +93,12 @@ def structure_of(prediction: Prediction, drawn: int | None = None) -> Structure:
     pae = output["full_data"][drawn]["token_pair_pae"].float().cpu().numpy()
     problems = find_problems_of(prediction, drawn)
     return Structure(drawn, order[drawn], atoms, pae, confidences, problems)
+
+
+def _find_best(prediction: Prediction, order: Sequence[int]) -> int:
+    """Find the structure of the best rank among those that are plausible; among all if none is."""
+    by_rank = sorted(range(len(order)), key=order.__getitem__)
+    return next((drawn for drawn in by_rank if not find_problems_of(prediction, drawn)), by_rank[0])
 
 
 def change(structure: Structure, baseline: Structure) -> dict[str, float | None]:

@@ -189,6 +189,11 @@ class _Comparison:
                 "or add --overwrite to replace it",
             )
             return True
+        if not _was_checked(record):
+            self.reporter.line(
+                f"{job.name}: an earlier version did not check its structures: predicted again"
+            )
+            return False
         self.reporter.line(f"{job.name}: {skipped(overwrites=overwrites)}")
         self.take(job, record, found)
         return True
@@ -240,7 +245,12 @@ class _Comparison:
         with Replacement(folder) as new:
             turns = Turns(stage, job, folder, new.folder, self.truths.get(job.name))
             entry = turns.entry()
-            entry["warnings"] = [*warnings, *turns.warnings]
+            entry["warnings"] = [
+                *warnings_of_run(self.methods[0].settings, self.model),
+                *stage.engine.load_warnings,
+                *warnings,
+                *turns.warnings,
+            ]
             record = {
                 "settings": settings,
                 "entry": entry,
@@ -260,8 +270,8 @@ class _Comparison:
 
     def withdraw(self, name: str, found: dict[str, dict[str, Any]]) -> None:
         """Have the report of an earlier run say nothing of an entry that is about to be replaced."""
-        said = read_json(self.folder.path / REPORT)
-        listed = said.get("entries") if isinstance(said, dict) else None
+        earlier = read_json(self.folder.path / REPORT)
+        listed = earlier.get("entries") if isinstance(earlier, dict) else None
         if not isinstance(listed, list) or not any(entry.get("name") == name for entry in listed):
             return
         if found:
@@ -326,13 +336,16 @@ class _Comparison:
 
 
 def _complete(record: Any, folder: Path) -> dict[str, Any] | None:
-    """A record of ours whose structures are all there, and were looked at: earlier versions did not."""
+    """A record of ours whose structures are all there."""
     if not isinstance(record, dict) or not {"settings", "entry", "amiss"} <= record.keys():
-        return None
-    if not all("plausible" in result for result in record["entry"]["results"]):
         return None
     files = [folder / result["structure"] for result in record["entry"]["results"]]
     return record if all(file.is_file() for file in files) else None
+
+
+def _was_checked(record: dict[str, Any]) -> bool:
+    """Tell whether an entry says of its structures if they are plausible, which earlier versions did not."""
+    return all("plausible" in result for result in record["entry"]["results"])
 
 
 def _difference(made: dict[str, Any], wanted: dict[str, Any]) -> str:

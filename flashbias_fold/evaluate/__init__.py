@@ -1,1 +1,1 @@
-"""What can be said of structures by their atoms alone: structures in, numbers and words out."""
+"""Structures judged by their atoms alone: structures in, numbers and words out."""

@@ -304,11 +304,11 @@ def _check_chirality(structure: _Structure) -> Iterator[str]:
 
 
 def _mirrored_and_all(structure: _Structure, name: str, around: tuple[str, ...]) -> tuple[Mask, Indices]:
-    """Whether each chiral atom of a name is the mirror image of its reference, and these atoms."""
+    """Tell which chiral atoms of a name are the mirror images of their references, and return all of them."""
     centre = structure.atoms_named(name)
     neighbours = [structure.atoms_named(other) for other in around]
-    there = np.logical_and.reduce([structure.are_bonded(centre, other) for other in neighbours])
-    centre, neighbours = centre[there], [other[there] for other in neighbours]
+    is_whole = np.logical_and.reduce([structure.are_bonded(centre, other) for other in neighbours])
+    centre, neighbours = centre[is_whole], [other[is_whole] for other in neighbours]
     ideal, predicted = (
         _volumes(*(coord[other] - coord[centre] for other in neighbours))
         for coord in (structure.reference, structure.coord)
@@ -349,7 +349,7 @@ def _check_extent(structure: _Structure) -> Iterator[str]:
 
 
 def _reach(structure: _Structure) -> float:
-    """How long all residues would be in a line."""
+    """Add up how long all residues would be in a line."""
     sizes = np.bincount(structure.residues)
     is_amino_acid = _is_alpha(structure, structure.atoms_named("CA"))
     is_nucleotide = structure.atoms_named("C4'") >= 0

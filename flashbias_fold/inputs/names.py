@@ -48,8 +48,8 @@ def made_safe(text: str) -> str:
     Letters and digits of every script stay. Where anything else of a text that is not ASCII is lost, a digest
     of it keeps the name apart from others.
     """
-    kept = "".join(letter if _is_safe(letter) else " " for letter in text)
-    name = re.sub(" +", "_", kept).lstrip("-.")
+    letters = "".join(letter if _is_safe(letter) else " " for letter in text)
+    name = re.sub(" +", "_", letters).lstrip("-.")
     if text.isascii():
         return name[:_MOST_BYTES]
     if name == text and len(name.encode()) <= _MOST_BYTES:

@@ -39,6 +39,7 @@ _WRITTEN = (
     OVERWRITING, RUN, SUMMARY, f"*/{REPORT}", f"*/{ERROR}", "*/msa/*.json", f"*/seed_*/{REPORT}",
     "*/seed_*/predictions/*_sample_*",
     "report.*", "*/entry.json", "*/*/seed_*/predictions/*_sample_*",  # of a comparison
+    "campaign.html",
 )  # fmt: skip
 _SUMMARY_COLUMNS = (
     "name", "seed", "sample", "ptm", "iptm", "plddt", "ranking_score", "has_clash",

@@ -103,10 +103,11 @@ class JobRunner:
             self.reporter.error(f"error: job '{job.name}': {one_line(outcome.error)}{outcome.earlier}")
             self.reporter.job_done("failed")
             return
+        report = without_others(report)
         implausible = describe_implausible(report)
         if implausible is not None:
             self.reporter.line(implausible)
-        best = best_sample(without_others(report)["samples"])
+        best = best_sample(report["samples"])
         doubt = "" if is_plausible(best) else ", not plausible"
         confidences = f"pTM {best['ptm']:.3f} pLDDT {best['plddt']:.1f}{doubt}"
         self.reporter.job_done(f"done in {report['wall_s']:.1f} s, best sample {confidences}")
@@ -200,11 +201,9 @@ def stops_a_run(error: Exception) -> bool:
 def _refuse_mixture(folder: JobFolder, wanted: dict[str, Any]) -> None:
     """Raise JobError where seeds of other settings are, which only `--overwrite` may stand beside."""
     for record in folder.seed_records():
-        if record["settings"] != wanted:
-            raise JobError(
-                f"{folder.path} holds results {difference(record['settings'], wanted)}; "
-                "add --overwrite, or choose another --out"
-            )
+        changed = difference(record["settings"], wanted)
+        if changed:
+            raise JobError(f"{folder.path} holds results {changed}; add --overwrite, or choose another --out")
 
 
 def job_report(records: list[dict[str, Any]], newest: dict[str, Any]) -> dict[str, Any]:
@@ -216,10 +215,10 @@ def job_report(records: list[dict[str, Any]], newest: dict[str, Any]) -> dict[st
         stage: sum(record["stages_s"].get(stage, 0.0) for record in records) for stage in newest["stages_s"]
     }
     seeds = [_seed_entry(record, newest) for record in records]
-    said = newest["settings"]
-    said_of_seeds = [text for record in records for text in record["warnings"]]
+    settings = newest["settings"]
+    warnings = [text for record in records for text in record["warnings"]]
     differing = [
-        f"seed {entry['seed']} was {difference({**said, **entry['differs']}, said)}"
+        f"seed {entry['seed']} was {difference({**settings, **entry['differs']}, settings)}"
         for entry in seeds
         if entry["differs"]
     ]
@@ -229,7 +228,7 @@ def job_report(records: list[dict[str, Any]], newest: dict[str, Any]) -> dict[st
         "wall_s": sum(record["wall_s"] for record in records),
         "peak_memory_bytes": max(record["peak_memory_bytes"] for record in records),
         "peak_process_memory_bytes": max(record["peak_process_memory_bytes"] for record in records),
-        "warnings": list(dict.fromkeys([*said_of_seeds, *differing])),  # most are of every seed
+        "warnings": list(dict.fromkeys([*warnings, *differing])),  # most are of every seed
         "seeds": seeds,
         "samples": [sample for record in records for sample in record["samples"]],
         "files": [file for record in records for file in record["files"]],
@@ -241,10 +240,10 @@ _OF_A_SEED = ("model", "demo_model", "bias", "n_token", "n_atom", "n_msa", "devi
 
 
 def _seed_entry(record: dict[str, Any], newest: dict[str, Any]) -> dict[str, Any]:
-    made, said = record["settings"], newest["settings"]
+    made_with, settings = record["settings"], newest["settings"]
     return {
         "seed": record["samples"][0]["seed"],
-        "differs": {key: made.get(key) for key in said if made.get(key) != said[key]},
+        "differs": {key: made_with.get(key) for key in settings if made_with.get(key) != settings[key]},
         "overwrite_id": record.get("overwrite_id"),
         **{key: record[key] for key in _OF_A_SEED if record[key] != newest[key]},
     }

@@ -182,7 +182,7 @@ def warnings_of(job: Job, settings: Settings, model: Model) -> list[str]:
 
 
 def warnings_of_run(settings: Settings, model: Model) -> list[str]:
-    """What to say of every job of a run, for settings of which everything is decided."""
+    """Return what to say of every job of a run, for settings of which everything is decided."""
     config = build_config(model)
     own = {"steps": int(config.sample_diffusion.N_step), "cycles": int(config.model.N_cycle)}
     return [

@@ -25,7 +25,7 @@ def rank_between_jobs(sample: Sample) -> tuple[bool, float]:
 
 
 def is_plausible(sample: Sample) -> bool:
-    """Whether nothing speaks against a sample; one of a version that did not look counts as such."""
+    """Tell whether nothing speaks against a sample; one of a version that did not look counts as such."""
     return bool(sample.get("plausible", True))
 
 

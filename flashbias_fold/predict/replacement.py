@@ -126,6 +126,17 @@ def settle(work: Path) -> None:
     shutil.rmtree(work, ignore_errors=True)
 
 
+def finish_interrupted(out: Path, name: str) -> None:
+    """Fill the place of a job's folder of which another worker died before it could put one there.
+
+    Only for who has the job now, and before anything makes a folder in that place: the results would be lost.
+    """
+    old = interrupted_place(out, name)
+    if old is not None:
+        settle(old.parent.parent)
+        (out / name / _MARK).unlink(missing_ok=True)
+
+
 def interrupted_place(out: Path, name: str) -> Path | None:
     """Return where a job's folder is, of which a run was killed before it could put one back; for readers."""
     for work in _entries(out / WORK):

@@ -17,6 +17,7 @@ from flashbias_fold.inputs import InputSet, Job
 from flashbias_fold.predict.account import difference, error_json, now, versions
 from flashbias_fold.predict.folder import OutputFolder
 from flashbias_fold.predict.prepare import seeds_of
+from flashbias_fold.predict.replacement import finish_interrupted
 from flashbias_fold.predict.settings import Settings, identity
 from flashbias_fold.protenix_adapter.models import Model
 
@@ -27,7 +28,7 @@ class OtherResultError(JobError):
 
 @dataclass(frozen=True)
 class Request:
-    """What a run asks of every job, to be held against the results that are there.
+    """The request of a run to every job, to be held against the results that are there.
 
     Attributes:
         settings: What was asked for.
@@ -108,10 +109,13 @@ class Request:
         return self._own(report, wanted)
 
     def _own(self, report: dict[str, Any], wanted: Mapping[str, Any]) -> dict[str, Any]:
-        """Return a report without the samples of seeds that were made otherwise than asked for."""
+        """Return a report of the seeds alone that were made as asked for."""
         seeds = {sample["seed"] for sample in report["samples"]}
         own = {seed for seed in seeds if not self._difference(made_with(report, seed), wanted)}
-        return {**report, "samples": [one for one in report["samples"] if one["seed"] in own]}
+        # The report speaks of the newest seed, which may be of another input or by another model.
+        entry: dict[str, Any] = next((one for one in report.get("seeds", ()) if one["seed"] in own), {})
+        facts = {key: value for key, value in entry.items() if key in report}
+        return {**report, **facts, "samples": [one for one in report["samples"] if one["seed"] in own]}
 
     def _difference(self, made: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
         return difference(
@@ -133,10 +137,22 @@ class Request:
 
         Where a file stands in the place of its folder there can be none. Returns what to say of the result.
         """
+        finish_interrupted(folder.path, job.name)
         report = folder.job(job.name).report()
         if report is None or not self._is_answered(job, report):
             note_error(folder, job.name, error)
-        return "" if report is None else "; the earlier result is untouched"
+        return "" if report is None else self._describe_earlier(report)
+
+    def _describe_earlier(self, report: Mapping[str, Any]) -> str:
+        """Say what a job that has failed has left of an earlier result: of several seeds some may be new."""
+        replaced = [
+            str(entry["seed"])
+            for entry in report.get("seeds", ())
+            if self.overwrite_id is not None and entry.get("overwrite_id") == self.overwrite_id
+        ]
+        if not replaced:
+            return "; the earlier result is untouched"
+        return f"; of the earlier result only seed {', '.join(replaced)} has been replaced"
 
 
 def skipped(*, overwrites: bool) -> str:
@@ -166,8 +182,8 @@ def without_others(report: dict[str, Any]) -> dict[str, Any]:
 
 
 def _sizes(report: Mapping[str, Any], job: Job) -> str:
-    there = report.get("n_token")
-    return "" if there in (None, job.n_token) else f" ({there} tokens, {job.n_token} in this input)"
+    n_token = report.get("n_token")
+    return "" if n_token in (None, job.n_token) else f" ({n_token} tokens, {job.n_token} in this input)"
 
 
 def failure(error: Exception) -> dict[str, Any]:

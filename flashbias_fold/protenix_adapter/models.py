@@ -62,7 +62,7 @@ class Model:
 
     @property
     def reads_constraints(self) -> bool:
-        """Whether the model looks at a job's constraints: a part of its constraint embedder is enabled."""
+        """Tell whether the model looks at constraints: a part of its constraint embedder is enabled."""
         embedder = self.overrides.get("model", {}).get("constraint_embedder", {})
         return any(isinstance(part, Mapping) and part.get("enable") for part in embedder.values())
 

@@ -11,9 +11,10 @@ from __future__ import annotations
 import contextlib
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
+
+from flashbias_kernels import sum_rows
 
 
 class OrderedSums:
@@ -78,23 +79,3 @@ def _one_for_all(index: Tensor) -> Tensor:
         assert index.stride(0) == 0 or len(index) == 1
         index = index[0]
     return index
-
-
-def sum_rows(rows: Tensor, index: Tensor, n: int) -> Tensor:
-    """Sum the rows of the same index, in their order, in fp32.
-
-    Args:
-        rows: (..., rows, columns).
-        index: (rows): which of the sums each belongs to.
-        n: How many sums there are.
-
-    Returns:
-        (..., n, columns).
-    """
-    order = torch.argsort(index, stable=True)
-    starts = torch.searchsorted(index[order], torch.arange(n + 1, device=index.device))
-    batch = rows.index_select(-2, order).float().reshape(-1, *rows.shape[-2:])
-    sums = torch.segment_reduce(
-        batch, "sum", offsets=starts.expand(len(batch), -1).contiguous(), axis=1, unsafe=True, initial=0
-    )
-    return sums.reshape(*rows.shape[:-2], n, rows.shape[-1]).to(rows.dtype)

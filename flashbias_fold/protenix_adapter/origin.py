@@ -22,7 +22,7 @@ _REMARK = 6  # the first of those that the PDB format leaves to free text
 
 @dataclass(frozen=True)
 class Origin:
-    """What made the structures of a seed.
+    """The origin of the structures of a seed.
 
     Attributes:
         model: Its name.

@@ -11,6 +11,7 @@ from flashbias_kernels.attention import Choice, biased_attention, choose_backend
 from flashbias_kernels.drop_ins import flash_bias_func, triangle_attention
 from flashbias_kernels.norm import layer_norm
 from flashbias_kernels.reference import reference_attention
+from flashbias_kernels.row_sums import sum_rows
 from flashbias_kernels.transition import TransitionWeights, reference_transition, transition
 
 __all__ = [
@@ -22,6 +23,7 @@ __all__ = [
     "layer_norm",
     "reference_attention",
     "reference_transition",
+    "sum_rows",
     "transition",
     "triangle_attention",
 ]

@@ -76,7 +76,7 @@ def test_a_killed_campaign_goes_on_after_what_it_has_replaced(jobs, old, new, tm
 
 
 def is_of(out, name, *, samples):
-    """Whether a job's report lists so many samples."""
+    """Tell whether a job's report lists so many samples."""
     return len(report_of(out, name)["samples"]) == samples
 
 

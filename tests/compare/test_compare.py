@@ -201,6 +201,24 @@ def test_without_truth_there_is_none(quick):
     assert all(result["to_truth"] is None for entry in found["entries"] for result in entry["results"])
     assert faults(found) == []
     assert_whole(quick / "cmp")
+    for entry in found["entries"]:
+        assert any(text.startswith("--steps 2: the model's own number") for text in entry["warnings"])
+
+
+def test_an_entry_of_a_version_that_checked_no_structures_is_made_again_unless_it_is_another(quick, tmp_path):
+    out = shutil.copytree(quick / "cmp", tmp_path / "cmp")
+    path = out / "one" / "entry.json"
+    record = json.loads(path.read_text())
+    for result in record["entry"]["results"]:
+        del result["plausible"], result["problems"]
+    path.write_text(json.dumps(record))
+    other = write_jobs(tmp_path / "other.json", protein("one", SEQUENCE[:13]))
+    (error,) = errors_in(call("compare", other, "--out", out, *QUICK, check=1).stderr)
+    assert "another input" in error and json.loads(path.read_text()) == record
+    done = call("compare", quick / "jobs.json", "--out", out, *QUICK, check=0)
+    assert "one: an earlier version did not check its structures: predicted again" in done.stderr
+    assert "two: already complete, skipped" in done.stderr
+    assert faults(report(out)) == []
 
 
 def test_an_interrupted_comparison_goes_on(quick, tmp_path):

@@ -38,6 +38,22 @@ def names_of(path, *jobs):
     return {name: file.name for name, file in found.items()}
 
 
+class Watch:
+    """Hears what is read."""
+
+    def __init__(self):
+        self.heard = []
+
+    def reading(self, what):
+        self.heard.append(what)
+
+    def checked(self, done, total):
+        pass
+
+    def end_reading(self, jobs):
+        self.heard.append(jobs)
+
+
 # Truths
 
 
@@ -212,3 +228,15 @@ def test_hidden_files_are_no_entries(tmp_path, components):
     shutil.copy(DOMAIN, tmp_path / "one.pdb.gz")
     files(tmp_path, "._one.pdb.gz")
     assert jobs_of(tmp_path, components) == (["one"], {"one": tmp_path / "one.pdb.gz"}, [])
+
+
+def test_structures_are_said_before_they_are_read(tmp_path, components):
+    folder = tmp_path / "inputs"
+    folder.mkdir()
+    for file in (DOMAIN, OTHER):
+        shutil.copy(file, folder)
+    alone, of_folder = Watch(), Watch()
+    read_jobs(DOMAIN, components, alone)
+    read_jobs(folder, components, of_folder)
+    assert alone.heard == [str(DOMAIN), 1]
+    assert of_folder.heard == [f"2 experimental structures of {folder}", 2]

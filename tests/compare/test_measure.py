@@ -291,3 +291,13 @@ def test_a_few_residues_of_another_kind_are_a_construct_and_many_another_protein
         f"{found.exchanged[0]}"
     )
     assert list(chains_amiss(compared(domain, domain), 0.0)) == []
+
+
+def test_a_plausible_structure_comes_before_those_that_are_not():
+    atoms = two_chains()
+    prediction = a_prediction((0.9, 0.3, 0.5), atoms=atoms)
+    assert structure_of(prediction).drawn == 0, "none is: all atoms are in one place"
+    prediction.output["coordinate"] = torch.zeros(3, len(atoms), 3)
+    prediction.output["coordinate"][1] = torch.from_numpy(atoms.coord)
+    best = structure_of(prediction)
+    assert (best.drawn, best.rank, best.problems) == (1, 2, [])

@@ -44,7 +44,7 @@ def test_the_base_is_a_cuda_runtime_of_the_pinned_torch() -> None:
 
 
 def is_ignored(path: Path) -> bool:
-    """Whether `.dockerignore` keeps a file, or a folder that it is in, out of the image."""
+    """Tell whether `.dockerignore` keeps a file, or a folder that it is in, out of the image."""
     lines = (ROOT / ".dockerignore").read_text().splitlines()
     patterns = [line.strip().strip("/") for line in lines if line.strip() and not line.startswith("#")]
     inside = path.relative_to(ROOT)

@@ -10,6 +10,7 @@ import subprocess
 import time
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from command_line import (
@@ -26,10 +27,19 @@ from command_line import write_jobs as write
 from conftest import SEQUENCE, protein
 
 from flashbias_fold import files
+from flashbias_fold.campaign import lease
 from flashbias_fold.campaign.status import status_of
+from flashbias_fold.campaign.worker import Assignment, Worker
+from flashbias_fold.errors import JobError
+from flashbias_fold.inputs import Job, load_inputs
 from flashbias_fold.predict import replacement
 from flashbias_fold.predict.folder import OutputFolder
 from flashbias_fold.predict.job import job_report
+from flashbias_fold.predict.prepare import decided
+from flashbias_fold.predict.settings import Settings
+from flashbias_fold.predict.state import Request
+from flashbias_fold.protenix_adapter.engine import Engine
+from flashbias_fold.protenix_adapter.models import find_model
 
 ONE, TWO = (protein(name, SEQUENCE[:length]) for name, length in (("one", 5), ("two", 6)))
 QUICK = ("--model", "demo", "--steps", "1", "--cycles", "1")
@@ -114,6 +124,7 @@ def test_fewer_samples_take_the_old_ones_along_everywhere(jobs, out, new):
 
 def test_only_the_seeds_that_were_asked_for_are_replaced_and_the_report_says_which(jobs, old, out, new):
     done = call("predict", jobs, "--out", out, *NEW, "--seeds", "1", check=0)
+    assert "warning: job 'one': 1 of 1 structures are not plausible" in done.stderr
     there = predictions(out)
     assert of_seed(there, "one", 1) == of_seed(new, "one", 1)
     assert of_seed(there, "one", 2) == of_seed(predictions(old), "one", 2)
@@ -349,6 +360,68 @@ def test_a_failure_of_a_new_seed_is_noted_beside_the_report_of_the_others(jobs, 
     assert not (out / "one" / "error.json").exists()
 
 
+def test_a_failure_after_a_seed_was_replaced_says_which(jobs, out, new, monkeypatch):
+    """The mock: the engine fails for the second seed."""
+    genuine = Engine.predict
+
+    def predict(self, document, seed, *arguments):
+        if seed == 2:
+            raise JobError("no such residue")
+        return genuine(self, document, seed, *arguments)
+
+    monkeypatch.setattr(Engine, "predict", predict)
+    done = call("predict", jobs, "--out", out, *NEW, check=1)
+    (error,) = errors_in(done.stderr)
+    assert error.endswith("no such residue; of the earlier result only seed 1 has been replaced")
+    assert of_seed(predictions(out), "one", 1) == of_seed(new, "one", 1)
+
+
+def cut_between_two_steps(out):
+    """Leave the folder of a job as a worker does that dies where folders cannot be exchanged."""
+    held = out / WORK / "token" / "old"
+    held.mkdir(parents=True)
+    (out / "one").rename(held / "one")
+
+
+def test_who_notes_the_error_of_a_dead_worker_loses_no_result(jobs, old, out):
+    cut_between_two_steps(out)
+    job = Job("one", jobs, {}, n_token=5, n_atom=5, n_chain=1, seeds=(1, 2), warnings=())
+    request = Request(Settings(input=jobs, out=out), "plan", "weights")
+    said = request.note_error(OutputFolder(out), job, JobError("its worker died"))
+    assert said == "; the earlier result is untouched"
+    assert "its worker died" in error_of(out, "one")["error"]
+    with OutputFolder(out):
+        assert predictions(out) == predictions(old)
+
+
+def test_a_worker_that_does_a_job_again_loses_no_result(jobs, old, out, monkeypatch, components):
+    """The mocks: the job ends where it would first write; what the worker has loaded."""
+    cut_between_two_steps(out)
+
+    def check(*arguments):
+        raise JobError("it ends here")
+
+    monkeypatch.setattr(lease, "check", check)
+    model = find_model("demo")
+    settings, device = decided(Settings(input=jobs, out=out, overwrite=True), model)
+    worker = object.__new__(Worker)
+    worker._assignment = Assignment(settings, SimpleNamespace(digest="plan"), "weights", "token", "pass")
+    worker._model, worker._components, worker._free_since = model, components, 0.0
+    worker._engine = SimpleNamespace(device=device)
+    worker._need = SimpleNamespace(bytes_of=lambda n_token: 0)
+    assert worker.do(load_inputs(jobs, components).jobs[0], 2).error == "it ends here"
+    assert predictions(out) == predictions(old)
+    assert (out / "one" / "log.txt").is_file() and not (out / WORK / "token").exists()
+
+
+def test_a_seed_of_an_earlier_input_is_shown_with_its_own_size(jobs, out, tmp_path):
+    longer = write(tmp_path / "longer.json", protein("one", SEQUENCE[:9]))
+    call("predict", longer, "--out", out, *NEW, "--seeds", "1", check=0)
+    shown = call("predict", write(tmp_path / "one.json", ONE), "--out", out, *OLD, "--seeds", "2", check=0)
+    (row,) = (line.split() for line in shown.stdout.splitlines() if line.startswith("one "))
+    assert row[:3] == ["one", "5", "2"]
+
+
 def test_overwriting_where_folders_cannot_be_exchanged(jobs, out, new, monkeypatch):
     """The mock: the kernel's calls say that they are not supported."""
     monkeypatch.setattr(files, "_renameat2", no_exchange)
@@ -358,3 +431,12 @@ def test_overwriting_where_folders_cannot_be_exchanged(jobs, out, new, monkeypat
     assert predictions(out) == new
     assert (out / "one" / "notes.txt").read_text() == "mine\n"
     assert not (out / WORK).exists() and not list(Path(out).rglob(".flashbias-fold.built"))
+
+
+def test_files_of_a_run_that_were_cut_off_are_swept_and_no_others(tmp_path):
+    names = ("run.json", "summary.csv", "campaign.html", "report.html", "mine.html")
+    for name in names:
+        (tmp_path / f"{name}.partial").touch()
+    with OutputFolder(tmp_path):
+        pass
+    assert [path.name for path in tmp_path.glob("*.partial")] == ["mine.html.partial"]

@@ -96,7 +96,7 @@ def test_what_the_file_lacks_is_as_protenix_makes_it_and_said(name, tmp_path):
 
 
 def states():
-    """Of all generators that a prediction draws from."""
+    """Return the states of all generators that a prediction draws from."""
     return random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()
 
 

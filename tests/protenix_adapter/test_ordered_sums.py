@@ -3,44 +3,14 @@
 import pytest
 import torch
 from conftest import protein
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from flashbias_fold.pairformer import Plan
 from flashbias_fold.protenix_adapter.engine import Engine
-from flashbias_fold.protenix_adapter.ordered_sums import OrderedSums, sum_rows
+from flashbias_fold.protenix_adapter.ordered_sums import OrderedSums
+from flashbias_kernels import sum_rows
 
 CPU = torch.device("cpu")
 GPU = torch.device("cuda")
-
-
-@settings(deadline=None, max_examples=60)
-@given(
-    index=st.lists(st.integers(0, 12), min_size=1, max_size=80),
-    batch=st.sampled_from([(), (1,), (3,), (2, 3)]),
-    columns=st.integers(1, 9),
-    dtype=st.sampled_from([torch.float32, torch.bfloat16]),
-)
-def test_rows_are_summed_where_their_index_says(index, batch, columns, dtype):
-    rows = torch.randn(*batch, len(index), columns).to(dtype)
-    sums = sum_rows(rows, torch.tensor(index), 13)
-    expected = torch.zeros(*batch, 13, columns, dtype=torch.float64)
-    for place, target in enumerate(index):
-        expected[..., target, :] += rows[..., place, :].double()
-    assert sums.dtype == dtype
-    bar = {torch.float32: 1e-5, torch.bfloat16: 8e-3}[dtype]  # of a sum of 80 terms; a last rounding
-    scale = rows.double().abs().amax() * len(index)
-    assert (sums - expected).abs().max() <= bar * scale
-
-
-def test_the_order_is_that_of_the_rows():
-    """In fp32 the sum of these depends on their order, so an equal sum was added in theirs."""
-    rows = torch.tensor([1e8, 1.0, -1e8, 1.0, 3.0, 1e-8]).unsqueeze(-1)
-    sums = sum_rows(rows, torch.tensor([2, 2, 2, 2, 0, 0]), 3)
-    in_order = torch.zeros(())
-    for value in rows[:4, 0]:
-        in_order = in_order + value
-    assert sums[:, 0].tolist() == [3.0, 0.0, in_order.item()]
 
 
 def test_a_models_atom_encoders_use_it_and_can_be_put_back(random_model, components, monkeypatch):

@@ -27,9 +27,9 @@ output:
   DIR/NAME/METHOD/seed_S/predictions/    the structures and confidences
   DIR/NAME/entry.json                    the entry's part of the report: what is complete is not done again
 
-The structure that is compared is the one that stock ranks highest, and of every other method the one from the
-same noise. Same within noise: the mean difference to stock, in pTM, ipTM, pLDDT, PAE and C-alpha LDDT, is not
-above that between two seeds of stock.
+The structure that is compared is the plausible one that stock ranks highest, and of every other method the
+one from the same noise. Same within noise: the mean difference to stock, in pTM, ipTM, pLDDT, PAE and
+C-alpha LDDT, is not above that between two seeds of stock.
 
 examples:
   flashbias-fold compare targets/ --out cmp/
