@@ -39,7 +39,7 @@ from flashbias_fold.protenix_adapter.features import Features
 from flashbias_fold.protenix_adapter.kernels import chosen_device
 from flashbias_fold.protenix_adapter.models import architecture, demo_model
 from flashbias_fold.protenix_adapter.ordered_sums import OrderedSums
-from flashbias_fold.protenix_adapter.step_graph import SWITCH
+from flashbias_fold.protenix_adapter.recording import SWITCH
 
 OUTPUTS = ("coordinate", "plddt", "pae", "pde", "contact_probs")
 DEMO = "demo"

@@ -16,7 +16,7 @@ pytestmark = [
     pytest.mark.gpu,
     pytest.mark.skipif(not torch.cuda.is_available(), reason="records CUDA graphs: needs an NVIDIA GPU"),
 ]
-STEPS, AHEAD = 8, 3  # one step settles, one is rehearsed, one recorded
+STEPS, AHEAD = 8, 2  # one step settles, one is rehearsed and recorded
 LARGE = 2**24  # numbers, 64 MiB
 
 
@@ -93,9 +93,10 @@ def test_memory_is_given_back_on_release(module):
     assert torch.cuda.memory_allocated() >= before + 4 * LARGE
     assert float(graph.replay()[-1]) == 3.0
     graph.release()
-    del graph  # the generator keeps a few bytes for each graph that there is
+    del graph
     collect()
-    assert torch.cuda.memory_allocated() <= before  # less, if cuBLAS had some before
+    # Less, if cuBLAS had some before; the generator keeps a few bytes once there has been a graph.
+    assert torch.cuda.memory_allocated() <= before + 1024
     assert torch.cuda.memory_reserved() <= reserved
 
 
