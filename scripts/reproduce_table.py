@@ -47,6 +47,7 @@ _COLUMNS = (
     "method", "pTM", "time, s", "memory, GiB", "times as fast", "LDDT to stock", "to experiment", "verdict",
 )  # fmt: skip
 _GIB = 2**30
+DRAWINGS = ("traces", "pae_maps")  # of an entry
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -126,12 +127,12 @@ def _complexes(out: Path) -> tuple[Path, Path]:
 def record_of(report: dict[str, Any]) -> dict[str, Any]:
     """What of a report is kept: everything but drawings and the layers of each entry, to six digits."""
     entries = [
-        {
-            **{key: entry[key] for key in ("name", "n_token", "n_atom", "truth")},
+        {key: value for key, value in entry.items() if key not in DRAWINGS}
+        | {
             "results": [
                 {key: value for key, value in result.items() if key != "layers"}
                 for result in entry["results"]
-            ],
+            ]
         }
         for entry in report["entries"]
     ]

@@ -13,7 +13,7 @@ from conftest import ROOT
 
 from flashbias_fold.accuracy import Accuracy, Geometry, read_structure
 from flashbias_fold.cli.parser import parse
-from flashbias_fold.inputs.fasta import read_records
+from flashbias_fold.inputs.fasta import read_records, split_records
 
 sys.path.insert(0, str(ROOT / "scripts"))
 import evaluate_demo
@@ -308,7 +308,7 @@ def test_the_real_command_line_predicts_the_sequences(commands, tmp_path):
     options = parse(arguments)
     assert (options.command, options.model, options.bias) == ("predict", "demo", "dense")
     assert (options.seeds, options.samples, options.out) == ((101,), 5, tmp_path / "some" / "preds")
-    records = list(read_records(options.input))
+    records = list(read_records(options.input, split_records(options.input)))
     assert [record.name for record in records] == list(SEQUENCES)
     found = [record.document["sequences"][0]["proteinChain"]["sequence"] for record in records]
     assert found == list(SEQUENCES.values())
