@@ -374,7 +374,7 @@ def test_too_little_memory_is_no_failure_of_ours(monkeypatch):
     [
         ({"tokens": (0,)}, UsageError, "--tokens: expected numbers from 1 to 8192, got 0"),
         ({"tokens": (64, 9000)}, UsageError, "--tokens: expected numbers from 1 to 8192, got 9000"),
-        ({"methods": ("stock",)}, UsageError, "--methods: expected some of stock-.*, got 'stock'"),
+        ({"methods": ("stick",)}, UsageError, "--methods: expected some of stock, stock-.*, got 'stick'"),
         ({"methods": ("dense", GPU_ONLY[0])}, SetupError, "--methods stock-cuequivariance: needs an NV"),
         ({"steps": 0}, UsageError, "--steps: expected a number of at least 1, got 0"),
         ({"alignment": 0}, UsageError, "--alignment: expected a number of at least 1, got 0"),

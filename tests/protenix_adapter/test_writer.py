@@ -6,11 +6,14 @@ import string
 import gemmi
 import pytest
 from biotite.structure.io import pdbx
+from command_line import without_origin
 
-from flashbias_fold.protenix_adapter.writer import _mend_names
+from flashbias_fold.protenix_adapter.origin import Origin
+from flashbias_fold.protenix_adapter.writer import _complete_cif
 
 # As Protenix, through biotite, writes them for a job of this name.
 AS_WRITTEN = "data_{name}_sample_0_predicted_by_protenix\n#\n_entry.id   {name}\n#\n_entity.id   1\n#\n"
+ORIGIN = Origin("demo", True, "stock", None, "fp32", steps=1, cycles=1, seed=1)
 RANDOM = random.Random(0)
 NAMES = [
     *(
@@ -49,12 +52,12 @@ NAMES = [
 
 @pytest.fixture
 def mended(tmp_path):
-    """The file's path, after its names were mended."""
+    """The file's path, after its names were mended and its origin was added."""
 
     def mend(name):
         path = tmp_path / "structure.cif"
         path.write_text(AS_WRITTEN.format(name=name))
-        _mend_names(path, name)
+        _complete_cif(path, name, ORIGIN, 0)
         return path
 
     return mend
@@ -73,7 +76,8 @@ def test_every_reader_finds_the_name_of_the_job(mended):
 
 @pytest.mark.parametrize("name", ["plain", "T1104-D1", "a.b+c", "x#y"])
 def test_a_plain_name_stays_as_protenix_writes_it(mended, name):
-    assert mended(name).read_text() == AS_WRITTEN.format(name=name)
+    path = mended(name)
+    assert without_origin(path.name, path.read_bytes()).decode() == AS_WRITTEN.format(name=name)
 
 
 @pytest.mark.parametrize("name", ["αβ", "naïve", "a\u00a0b"])
