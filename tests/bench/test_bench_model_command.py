@@ -85,7 +85,7 @@ def test_a_stop_leaves_what_was_done_whole(tmp_path):
     ("arguments", "said"),
     [
         (["--tokens", "9,x"], "--tokens: expected whole numbers from 1 to 8192"),
-        (["--methods", "stock"], "--methods: expected some of stock-cuequivariance"),
+        (["--methods", "stick"], "--methods: expected some of stock, stock-cuequivariance"),
         (["--methods", "stock-cuequivariance"], "--methods stock-cuequivariance: needs an NVIDIA GPU"),
         (["--input", "x.json"], "--tokens: the input's sizes are its own"),
         (["--model", "protenix_bas"], "--model: unknown model 'protenix_bas'; did you mean"),
