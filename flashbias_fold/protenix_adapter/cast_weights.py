@@ -51,7 +51,7 @@ class CastWeights:
 
 
 def _casts(device: torch.device) -> bool:
-    """Whether autocast computes in bf16, and nobody asks for gradients of what it casts.
+    """Tell if autocast computes in bf16, and nobody asks for gradients of what it casts.
 
     In fp16 Protenix computes some products in fp32 with autocast off, from the weights as they are.
     """

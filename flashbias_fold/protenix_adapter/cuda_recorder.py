@@ -107,7 +107,7 @@ class CudaRecorder:
         return recorded
 
     def is_small(self) -> bool:
-        """Whether all that is recorded takes so little of the GPU's memory that nobody will miss it."""
+        """Tell if all recordings together take a negligible part of the GPU's memory."""
         if not any(graph.is_there for graph in self._graphs):
             return True
         segments = torch.cuda.memory_snapshot()

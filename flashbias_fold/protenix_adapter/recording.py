@@ -43,7 +43,7 @@ class Recording(Protocol):
 
 
 class Recorder(Protocol):
-    """What records: CUDA, or in tests something that runs where there is none."""
+    """A recorder of calls: CUDA, or in tests something that runs where there is none."""
 
     def why_not(self, x: Tensor) -> str | None:
         """Why it cannot record what works on such tensors; None if it can."""
@@ -52,13 +52,13 @@ class Recorder(Protocol):
         """Run a call as it will be recorded; whatever cannot be recorded raises, and draws no numbers."""
 
     def has_room(self) -> bool:
-        """Whether a call's own memory can be had a second time, after it was rehearsed."""
+        """Tell if a rehearsed call's own memory can be allocated a second time."""
 
     def record(self, run: Run) -> Recording:
         """Record a call; what fails leaves no trace."""
 
     def is_small(self) -> bool:
-        """Whether all that is recorded takes so little memory that nobody will miss it."""
+        """Tell if all recordings together take a negligible part of the memory."""
 
 
 # Where the recordings read what changes, by name, shape and dtype; those that run in turn may share it.
@@ -208,7 +208,7 @@ class RecordedForward:
         return right
 
     def _stays(self) -> bool:
-        """Whether the last prediction's recording may serve the next one."""
+        """Tell if the last prediction's recording may serve the next one."""
         return False
 
     def _fill(self, moving: dict[str, Tensor]) -> None:
@@ -282,14 +282,14 @@ def _leaves(value: Any) -> Iterator[Any]:
 
 
 def _seen(value: Any) -> Any:
-    """What tells a value from others: itself where it is plain, else that it is this very object."""
+    """Return what tells a value from others: itself where it is plain, else its identity."""
     if isinstance(value, Tensor):
         return id(value), 0 if value.is_inference() else value._version
     return value if isinstance(value, str | int | float | None) else id(value)
 
 
 def _is_watched(module: Any) -> bool:
-    """Whether hooks other than ours are on its parts: a replay would not call them."""
+    """Tell if hooks other than ours are on its parts: a replay would not call them."""
     return any(
         not isinstance(getattr(hook, "__self__", None), Denoising)
         for part in module.modules()

@@ -47,7 +47,7 @@ class Hook(Protocol):
 
 
 class Graph(Hook, Protocol):
-    """What records a part of the model that is run again and again, and replays it."""
+    """A recorder of a part of the model that is run again and again, which replays it."""
 
     @property
     def why_not(self) -> str | None:

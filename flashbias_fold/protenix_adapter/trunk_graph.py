@@ -117,7 +117,7 @@ class _Part(RecordedForward):
 
     @property
     def is_recorded(self) -> bool:
-        """Whether it was run in this prediction, and a recording of it is there."""
+        """Tell if it was run in this prediction, and a recording of it is there."""
         return self._is_asked and self._recording is not None
 
     def release(self, *_: object) -> None:

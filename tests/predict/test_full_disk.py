@@ -46,7 +46,7 @@ def test_a_full_disk_is_named_and_remembered(small_disk, tmp_path):
     leave_room(filling, LOCK_ROOM)
 
     (error,) = errors_in(run(*arguments, check=1).stderr)
-    assert re.fullmatch(rf"error: {out}/\S+: No space left on device", error)
+    assert re.fullmatch(rf"error: {out}/summary\.csv: No space left on device", error)
     # Not even `run.json` has room; what says it all the same has taken its room before.
     assert not (out / "run.json").exists()
     assert not list(out.rglob("*.partial")), "what takes room and is of no use"
