@@ -108,6 +108,7 @@ def _entry(name: str, label: str, rng: np.random.Generator) -> dict[str, Any]:
         "n_atom": len(atoms),
         "truth": f"{name}.pdb.gz{label}",
         "results": [_result(method, name + label, n, label, rng) for method in METHODS],
+        "warnings": [],
         "traces": traces,
         "pae_maps": maps,
     }

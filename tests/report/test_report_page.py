@@ -165,7 +165,7 @@ def test_every_object_of_the_schema_is_closed_and_complete():
     assert len(found) > 10
     for node in found:
         assert node["additionalProperties"] is False
-        assert sorted(node["required"]) == sorted(node["properties"].keys() - {"warnings"})  # new in entries
+        assert sorted(node["required"]) == sorted(node["properties"])
 
 
 def test_structures_that_are_not_plausible_are_listed_and_marked(made_up):
