@@ -239,15 +239,7 @@ class Trial:
 
     def prepare(self) -> None:
         """Write the input, and make both results undisturbed: their bytes are what is compared with."""
-        jobs = [
-            {
-                "name": name,
-                "modelSeeds": seeds,
-                "sequences": [{"proteinChain": {"sequence": text, "count": 1}}],
-            }
-            for name, text, seeds in JOBS
-        ]
-        (self.scratch / "jobs.json").write_text(json.dumps(jobs))
+        self.write_jobs()
         scratch = self.scratch / "tmp"
         scratch.mkdir()
         os.environ["TMPDIR"] = str(scratch)

@@ -261,25 +261,25 @@ def _names(names: Sequence[str]) -> str:
 
 def _best(reports: Sequence[Report]) -> str:
     """The jobs whose best structures rank highest; what is not plausible, or has no score, comes last."""
-    found = [(report, best_sample(report["samples"])) for report in reports if report["samples"]]
-    found.sort(key=lambda pair: pair[0]["name"])
-    found.sort(key=lambda pair: rank_between_jobs(pair[1]), reverse=True)
-    if not found:
+    ranked = [(report, best_sample(report["samples"])) for report in reports if report["samples"]]
+    ranked.sort(key=lambda pair: pair[0]["name"])
+    ranked.sort(key=lambda pair: rank_between_jobs(pair[1]), reverse=True)
+    if not ranked:
         return '<p class="note">No structure is complete.</p>'
     titles = ("job", "tokens", "ranking score", "pTM", "ipTM", "pLDDT", "seed", "seconds", "structure")
     head = "".join(
         f'<th scope="col" aria-sort="none"><button type="button">{title}</button></th>' for title in titles
     )
-    rows = [_best_row(report, sample) for report, sample in found[:MOST_BEST]]
+    rows = [_best_row(report, sample) for report, sample in ranked[:MOST_BEST]]
     table = framed(
         "The best structure of each job, by ranking score, a single chain by its pTM, what is not plausible "
         "last; a column's title sorts by it",
         f"<thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody>",
         kind="entries best sortable",
     )
-    if len(found) == len(rows):
+    if len(ranked) == len(rows):
         return table
-    shown, there = data(len(rows), markup.whole), data(len(found), _thousands)
+    shown, there = data(len(rows), markup.whole), data(len(ranked), _thousands)
     return f'{table}<p class="note">The {shown} best of {there} jobs; summary.csv has every structure.</p>'
 
 

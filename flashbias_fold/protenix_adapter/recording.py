@@ -197,15 +197,15 @@ class RecordedForward:
             return self._forward(**{**given, **self._static})
 
         with _autocast_keeping_nothing():
-            right = _copied(self._recorder.rehearse(run))
+            expected = _copied(self._recorder.rehearse(run))
             if not self._recorder.has_room():
                 raise RecordingError("too little memory is free", for_good=False)
             self._recording = self._recorder.record(run)
         self._fill(moving)  # the rehearsal may have written to it
-        error = _largest_error(self._recording.replay(), right)
+        error = _largest_error(self._recording.replay(), expected)
         if not error <= _NOISE:  # NaN is not
             raise RecordingError(f"what was recorded is off by {error:.2g}")
-        return right
+        return expected
 
     def _stays(self) -> bool:
         """Tell if the last prediction's recording may serve the next one."""
@@ -263,12 +263,12 @@ def _copied(out: Outputs) -> Outputs:
     return None if out is None else out.clone()
 
 
-def _largest_error(found: Outputs, right: Outputs) -> float:
+def _largest_error(replayed: Outputs, expected: Outputs) -> float:
     """The largest relative error of the outputs."""
-    if isinstance(right, tuple):
-        errors = [_largest_error(*pair) for pair in zip(found, right, strict=True)]
+    if isinstance(expected, tuple):
+        errors = [_largest_error(*pair) for pair in zip(replayed, expected, strict=True)]
         return next(filter(math.isnan, errors), max(errors))  # no number is larger than NaN, nor smaller
-    return 0.0 if right is None else float(relative_error(found, right))
+    return 0.0 if expected is None else float(relative_error(replayed, expected))
 
 
 def _leaves(value: Any) -> Iterator[Any]:

@@ -105,8 +105,8 @@ def transition(
     reason = why_not_fused(x, weights.output.shape[1], weights.output.dtype)
     with torch.no_grad():
         if reason is not None:
-            found = reference_transition(x, weights, weights.output.dtype, add_input=add_input).to(x.dtype)
-            return x.copy_(found) if in_place else found
+            result = reference_transition(x, weights, weights.output.dtype, add_input=add_input).to(x.dtype)
+            return x.copy_(result) if in_place else result
         rows = x.reshape(-1, x.shape[-1]).contiguous()
         reads_x = rows.data_ptr() == x.data_ptr()
         out = rows if in_place and reads_x else torch.empty(rows.shape, dtype=x.dtype, device=x.device)

@@ -1,6 +1,8 @@
-"""A recorder for machines without a GPU: it replays by calling what was recorded."""
+"""A recorder for machines without a GPU: it replays by calling what was recorded; and how to check it."""
 
 import torch
+
+from flashbias_fold.protenix_adapter.recording import SWITCH
 
 
 class MockGraph:
@@ -60,3 +62,17 @@ def each(do, *outputs):
     if isinstance(first, tuple):
         return tuple(each(do, *parts) for parts in zip(*outputs, strict=True))
     return None if first is None else do(*outputs)
+
+
+def predict_eagerly(engine, monkeypatch, document, seed):
+    """Predict with the plan that is on the model, replaying nothing."""
+    with monkeypatch.context() as patched:
+        patched.setenv(SWITCH, "0")
+        return engine.predict(document, seed)
+
+
+def assert_same(prediction, expected):
+    assert prediction.layers == expected.layers
+    tensors = [name for name, value in expected.output.items() if torch.is_tensor(value)]
+    assert {"coordinate", "plddt", "pae"} <= set(tensors)
+    assert all(torch.equal(prediction.output[name], expected.output[name]) for name in tensors)

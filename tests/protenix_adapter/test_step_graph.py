@@ -3,6 +3,7 @@
 A CUDA graph cannot be had here. One mock stands for it, at the edge: it replays by calling what was recorded.
 """
 
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
@@ -10,7 +11,7 @@ import torch
 from conftest import SEQUENCE, protein
 from hypothesis import given
 from hypothesis import strategies as st
-from recorders import MockRecorder
+from recorders import MockRecorder, assert_same, predict_eagerly
 
 from flashbias_fold.pairformer import Plan, Rule
 from flashbias_fold.protenix_adapter import step_graph, swap
@@ -68,19 +69,7 @@ def use(engine):
 def eager(engine, monkeypatch):
     """A prediction in which nothing is replayed, with the plan that is on the model."""
 
-    def predict(document, seed):
-        with monkeypatch.context() as patched:
-            patched.setenv(SWITCH, "0")
-            return engine.predict(document, seed)
-
-    return predict
-
-
-def assert_same(found, expected):
-    assert found.layers == expected.layers
-    tensors = [name for name, value in expected.output.items() if torch.is_tensor(value)]
-    assert {"coordinate", "plddt", "pae"} <= set(tensors)
-    assert all(torch.equal(found.output[name], expected.output[name]) for name in tensors)
+    return partial(predict_eagerly, engine, monkeypatch)
 
 
 @pytest.mark.parametrize("name", PLANS)

@@ -1,11 +1,12 @@
 """When cycles of the trunk are replayed, and that a prediction never comes out otherwise for it."""
 
 from contextlib import contextmanager
+from functools import partial
 
 import pytest
 import torch
 from conftest import SEQUENCE, protein
-from recorders import MockRecorder
+from recorders import MockRecorder, assert_same, predict_eagerly
 
 from flashbias_fold.pairformer import Plan, Rule
 from flashbias_fold.protenix_adapter import swap, trunk_graph
@@ -47,19 +48,7 @@ def use(engine):
 def eager(engine, monkeypatch):
     """A prediction in which nothing is replayed, with the plan that is on the model."""
 
-    def predict(document, seed):
-        with monkeypatch.context() as patched:
-            patched.setenv(SWITCH, "0")
-            return engine.predict(document, seed)
-
-    return predict
-
-
-def assert_same(found, expected):
-    assert found.layers == expected.layers
-    tensors = [name for name, value in expected.output.items() if torch.is_tensor(value)]
-    assert {"coordinate", "plddt", "pae"} <= set(tensors)
-    assert all(torch.equal(found.output[name], expected.output[name]) for name in tensors)
+    return partial(predict_eagerly, engine, monkeypatch)
 
 
 @pytest.mark.parametrize(
