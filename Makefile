@@ -12,7 +12,7 @@ BIN := $(VENV)/bin
 INSTALL := scripts/install.sh --venv $(VENV) --editable
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-dev demo test lint bench clean
+.PHONY: help install install-dev demo test test-long lint bench clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
@@ -31,8 +31,11 @@ demo: install  ## predict the example inputs with the demonstration model, on an
 	@echo "demo: how close they are to experiment; the model was trained on all but 1a1t"
 	@scores=$$($(BIN)/python scripts/evaluate_demo.py --score $(DEMO_OUT)) && echo "$$scores" | sed 's/^/demo:   /'
 
-test: install-dev  ## the tests, in several processes; TEST_ARGS="-k kernels" runs some, "-n 0" in one
+test: install-dev  ## the tests, some of them shortened, in several processes; TEST_ARGS="-k kernels" runs some, "-n 0" in one
 	@$(BIN)/python -m pytest $(TEST_PROCESSES) $(TEST_ARGS)
+
+test-long: export FLASHBIAS_FOLD_LONG_TESTS = 1
+test-long: test  ## the same with every case and more examples: twice as long
 
 lint: install-dev  ## formatting, lint rules and types
 	@$(BIN)/ruff check .

@@ -83,7 +83,7 @@ class Problem:
         """Whether several rows have the same factors, so that their product is smaller than the scores."""
         if self.q_factor is None or self.k_factor is None:
             return False
-        own = torch.broadcast_shapes(self.q_factor.shape[:-3], self.k_factor.shape[:-3])
+        own = broadcast("factors", self.q_factor.shape[:-3], self.k_factor.shape[:-3])
         return math.prod(own) < math.prod(self.leading)
 
     @property
@@ -127,7 +127,7 @@ def check(
         raise ValueError(f"k and v differ in length: {k.shape[-2]} and {v.shape[-2]}")
     if not q.shape[-3] == k.shape[-3] == v.shape[-3]:
         raise ValueError(f"q, k and v have {q.shape[-3]}, {k.shape[-3]} and {v.shape[-3]} heads")
-    leading = _broadcast("the leading dimensions of q, k and v", q.shape[:-3], k.shape[:-3], v.shape[:-3])
+    leading = broadcast("the leading dimensions of q, k and v", q.shape[:-3], k.shape[:-3], v.shape[:-3])
     heads, queries, keys = q.shape[-3], q.shape[-2], k.shape[-2]
     others = {"q_factor": q_factor, "k_factor": k_factor, "bias": bias, "band": band}
     others |= {"key_mask": key_mask, "gate": gate, "ranks": ranks}
@@ -245,12 +245,12 @@ def _check_ranks(ranks: Tensor | None, q_factor: Tensor | None, heads: int) -> N
 
 
 def _check_broadcast(name: str, shape: Shape, what: str, target: Shape) -> None:
-    if _broadcast(f"{name} and {what}", shape, target) != target:
+    if broadcast(f"{name} and {what}", shape, target) != target:
         raise ValueError(f"{name} of shape {tuple(shape)} does not broadcast to {what} {target}")
 
 
-def _broadcast(what: str, *shapes: Shape) -> Shape:
-    """As torch.broadcast_shapes, which takes ten times as long."""
+def broadcast(what: str, *shapes: Shape) -> Shape:
+    """As torch.broadcast_shapes, which takes ten times as long, and at its first call a second for sympy."""
     result: list[int] = [1] * max(map(len, shapes))
     for shape in shapes:
         offset = len(result) - len(shape)

@@ -11,7 +11,7 @@ from torch.nn.functional import pad, scaled_dot_product_attention
 
 from flashbias_kernels.band import spread
 from flashbias_kernels.factors import Factors
-from flashbias_kernels.problem import Problem
+from flashbias_kernels.problem import Problem, broadcast
 from flashbias_kernels.reference import scores_of
 from flashbias_kernels.strides import mergeable
 
@@ -33,7 +33,7 @@ def attend(problem: Problem) -> Tensor:
     if bias is None:
         mask = allowed
         some_key = None if allowed is None else allowed.any(-1, keepdim=True)
-    elif allowed is None or torch.broadcast_shapes(bias.shape, allowed.shape) == bias.shape:
+    elif allowed is None or broadcast("bias and mask", bias.shape, allowed.shape) == bias.shape:
         mask = bias if allowed is None else bias.masked_fill(~allowed, -math.inf)
         some_key = (mask > -math.inf).any(-1, keepdim=True)
     else:  # together they would be as large as all scores
@@ -146,5 +146,5 @@ def _widest(*tensors: Tensor) -> torch.dtype:
 
 
 def _with_channels(tensor: Tensor, channels: list[Tensor]) -> Tensor:
-    shape = torch.broadcast_shapes(tensor.shape[:-1], *(c.shape[:-1] for c in channels))
+    shape = broadcast("channels", tensor.shape[:-1], *(c.shape[:-1] for c in channels))
     return torch.cat([t.expand(*shape, t.shape[-1]) for t in (tensor, *channels)], -1)

@@ -20,7 +20,7 @@ from flashbias_kernels.operands import (
     readable,
     with_channels_together,
 )
-from flashbias_kernels.problem import Problem, Shape
+from flashbias_kernels.problem import Problem, Shape, broadcast
 
 LARGEST_DIM = 128
 MOST_CHANNELS = 160  # in float32, of heads and factors: more find no room in shared memory
@@ -160,7 +160,7 @@ def _of_shared(
         found["band"] = diagonals(pairs_of(problem.band.shape[:-3]), reach_of(problem.band))
     q_factor, k_factor = problem.live_q_factor, problem.k_factor
     if wanted & {"q_factor", "k_factor"} and q_factor is not None and k_factor is not None:
-        pairs = pairs_of(torch.broadcast_shapes(q_factor.shape[:-3], k_factor.shape[:-3]))
+        pairs = pairs_of(broadcast("factors", q_factor.shape[:-3], k_factor.shape[:-3]))
         if "q_factor" in wanted:
             found["q_factor"] = problem.only_live(pairs @ k_factor.float())
         if "k_factor" in wanted:

@@ -19,6 +19,7 @@ from campaigns import (
 from command_line import TINY, assert_whole, error_of, errors_in, predictions, run, run_json
 from command_line import write_jobs as write
 from conftest import protein
+from lengths import at_length
 
 pytestmark = needs_ray
 
@@ -44,7 +45,7 @@ def test_a_job_that_kills_its_workers_is_set_aside_and_the_others_are_done(tmp_p
     }
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", at_length([signal.SIGTERM], [signal.SIGINT, signal.SIGTERM]))
 def test_an_interrupted_campaign_ends_and_leaves_nothing_torn(tmp_path, number):
     jobs, out = write(tmp_path / "jobs.json", *peptides(60)), tmp_path / "out"
     with running_campaign(jobs, out) as driver:
@@ -62,7 +63,7 @@ def test_an_interrupted_campaign_ends_and_leaves_nothing_torn(tmp_path, number):
 
 
 def test_a_second_driver_is_refused_and_workers_end_without_their_own(tmp_path):
-    jobs, out = write(tmp_path / "jobs.json", *peptides(400)), tmp_path / "out"
+    jobs, out = write(tmp_path / "jobs.json", *peptides(150)), tmp_path / "out"
     with running_campaign(jobs, out) as first:
         until(lambda: complete(out), first)
         for command in ([*RAY], []):
@@ -80,7 +81,7 @@ def test_a_second_driver_is_refused_and_workers_end_without_their_own(tmp_path):
 
 
 def test_a_driver_whose_folder_another_has_taken_stops_and_its_workers_write_no_more(tmp_path):
-    jobs, out = write(tmp_path / "jobs.json", *peptides(400)), tmp_path / "out"
+    jobs, out = write(tmp_path / "jobs.json", *peptides(150)), tmp_path / "out"
     with running_campaign(jobs, out) as driver:
         until(lambda: complete(out), driver)
         other = {"host": "elsewhere", "pid": 7, "token": "other"}

@@ -10,10 +10,11 @@ import pytest
 from campaigns import complete, is_running, needs_ray, peptides, running_campaign, until
 from command_line import assert_whole, run_json
 from command_line import write_jobs as write
+from lengths import at_length, only_in_full
 
 pytestmark = needs_ray
 
-JOBS = 240
+JOBS = at_length(110, 240)
 TOKEN = secrets.token_hex(32)  # of every cluster here: Ray reads it once in a process
 
 
@@ -68,6 +69,7 @@ def test_a_campaign_goes_on_without_a_node_and_welcomes_another(nodes, tmp_path)
     assert other in nodes.list_all_nodes()  # the cluster stays
 
 
+@only_in_full
 def test_a_cluster_outlives_its_drivers_and_the_workers_do_not(nodes, tmp_path):
     jobs, out = write(tmp_path / "jobs.json", *peptides(JOBS)), tmp_path / "out"
     nodes.add_small(cores=2)

@@ -4,6 +4,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from lengths import at_length
 from problems import DEVICE, assert_as_right_as_torch, problems
 
 from flashbias_kernels import biased_attention, reference_attention
@@ -33,7 +34,12 @@ def test_agrees_with_the_definition(backend, data):
     assert_as_right_as_torch(data.draw(problems(FLOATS, longest=70)), backend)
 
 
-@settings(max_examples=40, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+@settings(
+    max_examples=at_length(15, 40),
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.too_slow],
+)
 @given(problems(FLOATS, longest=40))
 def test_the_kernel_agrees_with_the_definition(arguments):
     arguments = {n: a.to(DEVICE) if isinstance(a, torch.Tensor) else a for n, a in arguments.items()}

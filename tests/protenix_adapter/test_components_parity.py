@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from lengths import at_length
 
 from flashbias_fold.protenix_adapter.components import open_components
 from flashbias_fold.protenix_adapter.components.dictionary import read_codes
@@ -26,7 +27,7 @@ ROOT = HERE.parent.parent
 # Drawn over the whole dictionary, and what is known to be awkward: no atoms, one atom, a quoted "$",
 # deuterium, an unknown residue, a code of one letter or of five, charges, metals, clusters, a failing
 # embedding, no ideal coordinates, leaving groups on two atoms, a terminus, a very large one.
-N_DRAWN = 160
+N_DRAWN = at_length(30, 160)
 SEED = 20
 AWKWARD = codes_in(
     "UNL UWE ND4 NA HEM UNK DN N A1IHN ATP SF4 CLF BQG PIF DKH GTP MSE SEP NAG CON DOD D8U HOH ZN XXY PCA "

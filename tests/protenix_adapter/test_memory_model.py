@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
+from lengths import at_length, only_in_full
 from processes import output_of
 
 from flashbias_fold.protenix_adapter.memory_model import LARGEST_TOKENS, Need
@@ -77,7 +78,8 @@ def a_need(
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("bias", "n_token", "samples"), [("dense", 96, 1), ("stock", 180, 1), ("dense", 300, 5)]
+    ("bias", "n_token", "samples"),
+    [("dense", 96, 1), ("stock", 180, 1), pytest.param("dense", 300, 5, marks=only_in_full)],
 )
 def test_a_run_on_a_cpu_takes_what_it_was_said_to_need(bias, n_token, samples):
     measured = int(output_of(MEASURE, bias, n_token, samples))
@@ -175,6 +177,7 @@ def test_scores_that_are_kept_need_more():
     assert not a_need(bias="dense").scores_kept, "ours keeps none, whatever stock would run"
 
 
+@settings(max_examples=at_length(20, 100))
 @given(room=st.integers(0, 400 * GIB))
 def test_the_largest_input_fits_and_no_larger_one(room):
     need = a_need()

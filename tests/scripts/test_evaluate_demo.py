@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from biotite.structure.io import pdbx
 from conftest import ROOT
+from lengths import only_in_full
 
 from flashbias_fold.accuracy import Accuracy, Geometry, read_structure
 from flashbias_fold.cli.parser import parse
@@ -445,6 +446,7 @@ def test_the_script_runs_by_itself(tmp_path):
     assert not done.stderr
 
 
+@only_in_full
 def test_the_weights_that_ship_do_what_the_page_says(tmp_path):
     """Predicted and compared for real, on some of the smallest: of each fold a known and an unseen one."""
     names = "1fs1A00,2v1qA00,1tgrA00,1t6oA00,2k57A00,1mynA00"

@@ -9,18 +9,31 @@ import sys
 import pytest
 from command_line import call
 from conftest import ROOT
+from lengths import at_length
 
 sys.path.insert(0, str(ROOT / "scripts"))
 import kill_runs
 from kill_runs import OLD, Trial
 
 SCRIPT = ROOT / "scripts" / "kill_runs.py"
+KILLS = at_length(6, 12)
 
 
-def test_a_dozen_kills_leave_nothing_torn_lost_or_listed_wrongly(tmp_path):
+def test_kills_leave_nothing_torn_lost_or_listed_wrongly(tmp_path):
     record = tmp_path / "kills.json"
     done = subprocess.run(
-        [sys.executable, SCRIPT, "--kills", "12", "--seed", "3", "--record", record, "--scratch", tmp_path],
+        [
+            sys.executable,
+            SCRIPT,
+            "--kills",
+            str(KILLS),
+            "--seed",
+            "3",
+            "--record",
+            record,
+            "--scratch",
+            tmp_path,
+        ],
         capture_output=True,
         text=True,
         check=False,
@@ -28,7 +41,7 @@ def test_a_dozen_kills_leave_nothing_torn_lost_or_listed_wrongly(tmp_path):
     assert done.returncode == 0, done.stdout + done.stderr
     said = json.loads(record.read_text())
     assert said["findings"] == []
-    assert said["kills"] == sum(said["by_kind"].values()) == sum(said["moments"].values()) == 12
+    assert said["kills"] == sum(said["by_kind"].values()) == sum(said["moments"].values()) == KILLS
     assert said["seed"] == 3 and said["files_read"] > 50 and said["stories_completed"] >= 1
     assert not list(tmp_path.glob("kills-*"))
 

@@ -17,6 +17,7 @@ import torch
 from biotite.structure import connect_via_residue_names
 from biotite.structure.io.pdb import PDBFile
 from conftest import ROOT
+from lengths import at_length
 from safetensors.torch import load_file
 
 sys.path.insert(0, str(ROOT / "scripts"))
@@ -34,6 +35,7 @@ TRUTH = ROOT / "data" / "truth"
 # time that it takes for the smallest whole domains.
 NAMES = ("1g6xA00", "1hz6B00", "1igdA00", "1dv0A00", "1rzsA00", "2ppxA00")
 RESIDUES = 24
+HALF = at_length(20, 50)  # the steps before the kill, and after it
 FEW = Settings(trained=3, unseen=1, strangers=2, noise_samples=2, pool_samples=1, pool_refresh=2, warmup=10)
 CPU = torch.device("cpu")
 
@@ -107,20 +109,20 @@ def changed(before, after):
 # The script as a whole
 
 
-def test_fifty_steps_from_scratch_then_killed_then_fifty_from_the_checkpoint(run_folder):
+def test_from_scratch_then_killed_then_as_many_steps_from_the_checkpoint(run_folder):
     again = command(
-        run_folder, structure_steps=100, refinement_steps=0, confidence_steps=0, noise_samples=8,
-        save_every=50, log_every=10,
+        run_folder, structure_steps=2 * HALF, refinement_steps=0, confidence_steps=0, noise_samples=8,
+        save_every=HALF, log_every=HALF // 5,
     )  # fmt: skip
     first = subprocess.Popen(again, stdout=subprocess.PIPE, text=True)
-    assert any(line.startswith("saved structure step 50") for line in first.stdout)
+    assert any(line.startswith(f"saved structure step {HALF}") for line in first.stdout)
     first.kill()
     first.wait()
     second = subprocess.run(again, capture_output=True, text=True, check=False)
     assert second.returncode == 0, second.stderr
-    assert "resumed at structure step 50" in second.stdout
+    assert f"resumed at structure step {HALF}" in second.stdout
     rows = log_of(run_folder)
-    assert [int(row["step"]) for row in rows] == list(range(10, 101, 10))
+    assert [int(row["step"]) for row in rows] == list(range(HALF // 5, 2 * HALF + 1, HALF // 5))
     # It learns from scratch, and goes on learning where it was.
     for loss in ("mse", "distogram"):
         start, middle, end = (
@@ -128,7 +130,7 @@ def test_fifty_steps_from_scratch_then_killed_then_fifty_from_the_checkpoint(run
         )
         assert start > 1.01 * middle > 1.01**2 * end, loss
     record = json.loads((run_folder / "training.json").read_text())
-    assert (record["stage"], record["step"]) == ("structure", 100)
+    assert (record["stage"], record["step"]) == ("structure", 2 * HALF)
     model = replace(demo_model(), checkpoint=run_folder / "demo.safetensors")
     Engine(model, Plan.for_bias("stock"), device=CPU, dtype="fp32", samples=1)  # every weight is there
 
@@ -191,7 +193,7 @@ def one_thread():
 
 
 @pytest.mark.usefixtures("one_thread")
-@pytest.mark.parametrize("stage", train_demo.STAGES)
+@pytest.mark.parametrize("stage", at_length(["structure", "confidence"], train_demo.STAGES))
 def test_a_resumed_run_is_the_run_that_never_stopped(run_folder, stage):
     steps = {f"{stage}_steps": 4}
     whole = trainer(run_folder, **steps)
@@ -210,9 +212,10 @@ def test_a_resumed_run_is_the_run_that_never_stopped(run_folder, stage):
     assert not changed(weights_of(whole.average), weights_of(rest.average))
 
 
-@pytest.mark.parametrize(
-    ("stage", "part"), [("refinement", "diffusion_module."), ("confidence", "confidence_head.")]
-)
+PARTS = [("confidence", "confidence_head."), ("refinement", "diffusion_module.")]
+
+
+@pytest.mark.parametrize(("stage", "part"), at_length(PARTS[:1], PARTS))
 def test_a_later_stage_trains_one_part_alone(run_folder, stage, part):
     run = trainer(run_folder)
     before = weights_of(run.model.network)
