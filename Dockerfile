@@ -1,8 +1,8 @@
 # flashbias-fold on an NVIDIA GPU. docs/install.md has the command lines for docker and apptainer.
 #
-# CUDA 12.6 is what the pinned torch 2.7.1 is built for, and Ubuntu 24.04 brings Python 3.12. A runtime image
+# CUDA 13.0 is what the pinned torch 2.11 is built for, and Ubuntu 24.04 brings Python 3.12. A runtime image
 # is enough: nothing here is compiled by nvcc.
-FROM nvidia/cuda:12.6.3-runtime-ubuntu24.04
+FROM nvidia/cuda:13.0.2-runtime-ubuntu24.04
 
 # gcc and the headers are for Triton: it translates its kernels itself, but builds the small C stub that
 # launches them with the host's compiler, at the first call on each machine. libxrender1, libxext6 and

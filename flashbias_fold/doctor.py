@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import platform
-import shutil
-import subprocess
 import tempfile
 import time
 from dataclasses import dataclass
@@ -23,6 +21,13 @@ _GPU_PACKAGES = (
     "cuequivariance-ops-torch-cu12",
     "cuequivariance-ops-torch-cu13",
 )
+# What the figures of docs/benchmarks.md were measured with; requirements/gpu.txt has the whole set.
+MEASURED_ON_GPU = {
+    "torch": "2.11",
+    "triton": "3.6",
+    "cuequivariance-torch": "0.13",
+    "cuequivariance-ops-torch-cu13": "0.13",
+}
 _ATTENTIONS = {"triton": "our Triton kernels", "sdpa": "torch's scaled-dot-product attention"}
 
 
@@ -72,16 +77,32 @@ def _machine() -> Finding:
 
 
 def _packages() -> list[Finding]:
-    findings = [Finding(name, found) for name in _GPU_PACKAGES if (found := _version(name)) is not None]
-    for name in _PACKAGES:
+    from flashbias_fold.protenix_adapter.environment import ADD_PROTENIX
+
+    findings = []
+    for name in (*_GPU_PACKAGES, *_PACKAGES):
         found = _version(name)
-        if found is None:
-            findings.append(
-                Finding(name, "not installed", ok=False, mend="make install, or pip install flashbias-fold")
-            )
-        else:
-            findings.append(Finding(name, found))
+        if found is not None:
+            findings.append(_installed(name, found))
+        elif name in _PACKAGES:
+            mend = ADD_PROTENIX if name == "protenix" else "make install, or pip install flashbias-fold"
+            findings.append(Finding(name, "not installed", ok=False, mend=mend))
     return findings
+
+
+def _installed(name: str, found: str) -> Finding:
+    """A package that is there; on a GPU, whether it is the one that was measured."""
+    from flashbias_fold.protenix_adapter.environment import has_nvidia_gpu
+
+    measured = MEASURED_ON_GPU.get(name)
+    if measured is None or not has_nvidia_gpu() or found.startswith(f"{measured}."):
+        return Finding(name, found)
+    return Finding(
+        name,
+        f"{found}; on GPUs this was tested and measured with {measured} alone",
+        ok=None,
+        mend="FLASHBIAS_FOLD_SET=gpu make install",
+    )
 
 
 def _version(name: str) -> str | None:
@@ -94,40 +115,31 @@ def _version(name: str) -> str | None:
 def _gpu() -> list[Finding]:
     import torch
 
-    from flashbias_fold.protenix_adapter.environment import has_nvidia_gpu
+    from flashbias_fold.protenix_adapter.driver import driver_version, why_no_gpu
 
     if torch.cuda.is_available():
         return [
             Finding(
                 f"GPU {index}",
                 f"{properties.name}, {properties.total_memory / 2**30:.0f} GiB, compute capability "
-                f"{properties.major}.{properties.minor}, driver {_driver()}, CUDA {torch.version.cuda}",
+                f"{properties.major}.{properties.minor}, driver {driver_version() or 'unknown'}, "
+                f"CUDA {torch.version.cuda}",
             )
             for index in range(torch.cuda.device_count())
             for properties in [torch.cuda.get_device_properties(index)]
         ]
-    if not has_nvidia_gpu():
+    problem = why_no_gpu()
+    if problem is None:
         return [Finding("GPU", "none; predictions run on the CPU, in minutes for small proteins", ok=None)]
-    if torch.version.cuda is None:
-        why, mend = f"torch {torch.__version__} is a CPU build", "FLASHBIAS_FOLD_SET=gpu make install"
-    else:
-        why, mend = (
-            f"torch is built for CUDA {torch.version.cuda}, driver {_driver()} may be too old",
-            "update the driver",
+    why, mend = problem
+    return [
+        Finding(
+            "GPU",
+            f"there is one, but torch cannot use it: {why}; predictions run on the CPU",
+            ok=None,
+            mend=mend,
         )
-    return [Finding("GPU", f"there is one, but torch cannot use it: {why}", ok=None, mend=mend)]
-
-
-def _driver() -> str:
-    tool = shutil.which("nvidia-smi")
-    if tool is None:
-        return "unknown (no nvidia-smi)"
-    command = [tool, "--query-gpu=driver_version", "--format=csv,noheader"]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
-    except (OSError, subprocess.TimeoutExpired):
-        return "unknown (nvidia-smi does not answer)"
-    return done.stdout.split("\n")[0].strip() or "unknown"
+    ]
 
 
 def _kernels() -> Finding:

@@ -97,7 +97,7 @@ needed() {
 }
 done_with() { printf '%s\n' "$2" >"$stamps/$1"; }
 
-# The light set holds another torch than Protenix pins, on purpose: pip need not warn of it.
+# Both sets hold another torch than Protenix pins, on purpose: pip need not warn of it.
 pip_install() { "$python" -m pip install --quiet --quiet --disable-pip-version-check --no-warn-conflicts "$@"; }
 
 set=$(choose_set)

@@ -18,6 +18,7 @@ from flashbias_fold.cli import signals, streams
 from flashbias_fold.cli.encoding import use_utf8
 from flashbias_fold.cli.parser import parse
 from flashbias_fold.errors import FlashbiasError, UsageError
+from flashbias_fold.protenix_adapter.environment import absence
 
 if TYPE_CHECKING:
     from flashbias_fold.predict import RunResult, Settings
@@ -62,8 +63,13 @@ def _run(arguments: Sequence[str]) -> int:
             f"error: {error.filename or 'input or output'}: {error.strerror or error}", FAILED, debug
         )
     except Exception as error:
-        text = " ".join(str(error).split())
-        return _fail(f"error: unexpected {type(error).__name__}: {text} (--debug shows where)", FAILED, debug)
+        # Whatever needs Protenix may be the first to find that it is not there.
+        missing = absence(error)
+        return _fail(f"error: {missing or _unexpected(error)}", WRONG if missing else FAILED, debug)
+
+
+def _unexpected(error: Exception) -> str:
+    return f"unexpected {type(error).__name__}: {' '.join(str(error).split())} (--debug shows where)"
 
 
 def _fail(line: str, status: int, debug: bool) -> int:

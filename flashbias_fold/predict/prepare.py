@@ -183,13 +183,18 @@ def warnings_of(job: Job, settings: Settings, model: Model) -> list[str]:
 
 def warnings_of_run(settings: Settings, model: Model) -> list[str]:
     """Return what to say of every job of a run, for settings of which everything is decided."""
+    from flashbias_fold.protenix_adapter.driver import why_no_gpu
+
     config = build_config(model)
     own = {"steps": int(config.sample_diffusion.N_step), "cycles": int(config.model.N_cycle)}
-    return [
+    said = [
         f"--{option} {asked}: the model's own number is {number}; structures may be unfinished"
         for option, number in own.items()
         if (asked := getattr(settings, option)) is not None and asked < number
     ]
+    if settings.device == "cpu" and (problem := why_no_gpu()):
+        said.append(f"predicting on the CPU, as torch cannot use the NVIDIA GPU that is here: {problem[0]}")
+    return said
 
 
 def fit_format(settings: Settings, job: Job) -> Settings:

@@ -14,6 +14,10 @@ from pathlib import Path
 
 from flashbias_fold.errors import SetupError
 
+# Protenix comes without its requirements: it pins a torch for CUDA 12 on which nothing here was ever run.
+PROTENIX = "protenix==2.0.0"
+ADD_PROTENIX = f"pip install --no-deps {PROTENIX}"
+
 # What torchrun leaves in the environment, and Protenix reads when it is imported.
 _RANK_VARIABLES = ("WORLD_SIZE", "LOCAL_WORLD_SIZE", "RANK", "LOCAL_RANK")
 
@@ -58,7 +62,8 @@ def prepare() -> None:
             import runner.dumper
             import runner.inference  # noqa: F401
     except ImportError as error:
-        raise SetupError(f"Protenix cannot be imported: {error}; mend with: make install") from error
+        problem = absence(error) or f"Protenix cannot be imported: {error}; mend with: make install"
+        raise SetupError(problem) from error
     except (RuntimeError, OSError) as error:
         if not uses_cuda_layernorm():
             raise
@@ -66,6 +71,14 @@ def prepare() -> None:
             f"Protenix's CUDA LayerNorm could not be compiled: {error}; "
             "to do without it: export LAYERNORM_TYPE=torch"
         ) from error
+
+
+def absence(error: Exception) -> str | None:
+    """Return what to say where Protenix is not installed and its import failed; None of any other error."""
+    name = error.name or "" if isinstance(error, ModuleNotFoundError) else ""
+    if name.partition(".")[0] not in ("protenix", "runner", "configs"):
+        return None
+    return f"Protenix is not installed; add it, without the packages that it pins: {ADD_PROTENIX}"
 
 
 @contextlib.contextmanager

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from flashbias_fold.errors import SetupError
+from flashbias_fold.protenix_adapter.driver import why_no_gpu
 
 # Below this compute capability there is no arithmetic in bf16 and Protenix falls back to plain kernels.
 _BF16_CAPABILITY = 8
@@ -51,7 +52,9 @@ def chosen_device(name: str) -> torch.device:
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if name == "cuda" and not torch.cuda.is_available():
-        raise SetupError("--device cuda: torch sees no CUDA device here (flashbias-fold doctor says why)")
+        problem = why_no_gpu()
+        reason = problem[0] if problem else "there is none"
+        raise SetupError(f"--device cuda: torch sees no NVIDIA GPU here: {reason}")
     return torch.device(name)
 
 

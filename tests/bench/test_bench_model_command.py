@@ -106,7 +106,7 @@ def test_what_is_wrong_is_one_line_and_status_2(arguments, said):
 def test_a_gpu_that_is_not_there_is_one_line_and_status_2():
     done = call("bench", "model", "--device", "cuda", check=2)
     assert errors_in(done.stderr) == done.stderr.splitlines()
-    assert "torch sees no CUDA device" in done.stderr
+    assert "torch sees no NVIDIA GPU" in done.stderr
 
 
 def test_a_folder_that_cannot_be_written_is_said_before_anything_is_timed(tmp_path):

@@ -1,6 +1,7 @@
 """What is settled before Protenix is imported, what that leaves behind, and what the shell may hold."""
 
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -217,3 +218,54 @@ def test_the_logging_of_the_user_is_put_back():
     with environment.quiet_root_logger():
         logging.basicConfig(level=logging.DEBUG, stream=sys.stderr, force=True)
     assert (root.handlers, root.level) == (handlers, level)
+
+
+# Protenix hidden, as where `pip install .` was all that was done.
+WITHOUT = """
+import importlib.metadata, sys
+class Hidden:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in ("protenix", "runner", "configs"):
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+def version(name, real=importlib.metadata.version):
+    if name == "protenix":
+        raise importlib.metadata.PackageNotFoundError(name)
+    return real(name)
+sys.meta_path.insert(0, Hidden())
+importlib.metadata.version = version
+"""
+
+
+@pytest.fixture
+def without_protenix(tmp_path, monkeypatch):
+    (tmp_path / "sitecustomize.py").write_text(WITHOUT)
+    path = os.pathsep.join(filter(None, (str(tmp_path), os.environ.get("PYTHONPATH"))))
+    monkeypatch.setenv("PYTHONPATH", path)
+
+
+@pytest.mark.parametrize(
+    "command",
+    ["predict JOBS --out OUT", "compare JOBS --out OUT", "bench model --tokens 16",
+     "calibrate --inputs JOBS --out OUT.safetensors", "fetch protenix_tiny_default_v0.5.0"],
+    ids=lambda command: command.partition(" ")[0],
+)  # fmt: skip
+def test_without_protenix_one_line_says_what_adds_it(
+    without_protenix, flashbias, job_file, tmp_path, command
+):
+    words = [
+        word.replace("JOBS", str(job_file(protein()))).replace("OUT", str(tmp_path / "o"))
+        for word in command.split()
+    ]
+    done = flashbias(*words, check=2)
+    assert done.stderr.splitlines()[-1:] == [
+        "error: Protenix is not installed; add it, without the packages that it pins: "
+        f"{environment.ADD_PROTENIX}"
+    ]
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "o").exists()
+
+
+def test_without_protenix_doctor_says_what_adds_it(without_protenix, flashbias):
+    findings = json.loads(flashbias("doctor", "--json", check=1).stdout)
+    (found,) = (finding for finding in findings if finding["what"] == "protenix")
+    assert (found["value"], found["ok"], found["mend"]) == ("not installed", False, environment.ADD_PROTENIX)

@@ -20,7 +20,7 @@ from flashbias_fold.bench.kernels.options import BASELINES, REPEATS, TOKENS, Ker
 from flashbias_fold.bench.kernels.problem import Problem, bytes_of, make_problem
 from flashbias_fold.bench.timing import Spread, Step, interleave, peak_bytes, spread
 from flashbias_fold.errors import FlashbiasError, SetupError, UsageError
-from flashbias_fold.protenix_adapter.kernels import usable_dtype
+from flashbias_fold.protenix_adapter.kernels import chosen_device, usable_dtype
 from flashbias_fold.protenix_adapter.memory import available_bytes
 
 if TYPE_CHECKING:
@@ -166,17 +166,13 @@ def run(asked: KernelOptions, reporter: Reporter) -> Result:
 
 def _decided(asked: KernelOptions) -> KernelOptions:
     """With what was left open filled in."""
-    name = asked.device
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    if name == "cuda" and not torch.cuda.is_available():
-        raise SetupError("--device cuda: torch sees no CUDA device here (flashbias-fold doctor says why)")
+    device = chosen_device(asked.device)
     return dataclasses.replace(
         asked,
-        device=name,
-        tokens=asked.tokens or TOKENS[name],
-        dtype=asked.dtype or usable_dtype(torch.device(name), "bf16"),
-        repeats=asked.repeats or REPEATS[name],
+        device=device.type,
+        tokens=asked.tokens or TOKENS[device.type],
+        dtype=asked.dtype or usable_dtype(device, "bf16"),
+        repeats=asked.repeats or REPEATS[device.type],
     )
 
 
