@@ -208,7 +208,7 @@ def start(function, root, *arguments):
         text=True,
         env={
             **os.environ,
-            "PYTHONPATH": os.pathsep.join([str(HERE), str(ROOT), str(ROOT / "kernels")]),
+            "PYTHONPATH": os.pathsep.join([str(HERE), str(HERE.parent), str(ROOT), str(ROOT / "kernels")]),
             "PROTENIX_ROOT_DIR": str(root),
             "LAYERNORM_TYPE": "torch",
         },
@@ -242,7 +242,7 @@ def pairs(answers):
 
 def test_the_sample_holds_what_it_is_meant_to(pairs):
     official = {code: answer for code, answer, _ in pairs}
-    assert len(official) > 180
+    assert len(official) > N_DRAWN + 20
     arrays = {code: answer["atom_arrays"][-1] for code, answer in official.items()}
     assert arrays["UNL"] is None
     assert isinstance(arrays["DKH"], str)  # Protenix stops at it: coordinates are missing
