@@ -52,9 +52,8 @@ def chosen_device(name: str) -> torch.device:
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if name == "cuda" and not torch.cuda.is_available():
-        problem = why_no_gpu()
-        reason = problem[0] if problem else "there is none"
-        raise SetupError(f"--device cuda: torch sees no NVIDIA GPU here: {reason}")
+        reason, mend = why_no_gpu() or ("there is none", "flashbias-fold doctor says what is here")
+        raise SetupError(f"--device cuda: torch sees no NVIDIA GPU here: {reason}; {mend}")
     return torch.device(name)
 
 
