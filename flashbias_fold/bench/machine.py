@@ -22,6 +22,7 @@ _PACKAGES = (
     "cuequivariance-torch",
     "cuequivariance-ops-torch-cu12",
     "cuequivariance-ops-torch-cu13",
+    "bionemo-ir",
 )
 _PATIENCE_S = 20
 

@@ -71,11 +71,12 @@ class PairformerBlock(nn.Module):
             "inplace_safe": True,
             "chunk_size": chunk_size,
         }
-        z += self.tri_att_start(z, mask=pair_mask, **options)
-        transposed = z.transpose(-2, -3)
-        transposed += self.tri_att_end(
-            transposed, mask=None if pair_mask is None else pair_mask.transpose(-1, -2), **options
-        )
+        if isinstance(self.tri_att_start, TriangleAttention):
+            z = self.tri_att_start(z, mask=pair_mask, add_in_place=True, **options)
+        else:
+            z += self.tri_att_start(z, mask=pair_mask, **options)
+        transposed_mask = None if pair_mask is None else pair_mask.transpose(-1, -2)
+        self.tri_att_end(z.transpose(-2, -3), mask=transposed_mask, add_in_place=True, **options)
         if isinstance(self.pair_transition, Transition):
             z = self.pair_transition(z, add_in_place=True)
         else:

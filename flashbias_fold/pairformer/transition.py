@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import silu
 
+from flashbias_fold.pairformer.packed import Packed, product_dtype
 from flashbias_kernels import TransitionWeights, transition
 from flashbias_kernels.transition import why_not_fused
 
@@ -44,7 +45,7 @@ class Transition(nn.Module):
         self.n = stock.n
         self.c_in = stock.c_in
         self._stock = type(stock)
-        self._packed = _PackedWeights()
+        self._packed: Packed[TransitionWeights] = Packed()
         self.train(stock.training)
 
     def forward(self, x: Tensor, add_in_place: bool = False) -> Tensor:
@@ -65,21 +66,16 @@ class Transition(nn.Module):
 
     def _weights_of_kernel(self, x: Tensor) -> TransitionWeights | None:
         """Return what the kernel needs to compute it as stock would; None where it does not know how."""
-        kind = x.device.type
-        if kind not in FUSED_ON:
-            return None
         linears = (self.linear_no_bias_a, self.linear_no_bias_b, self.linear_no_bias)
-        if any(linear.bias is not None or getattr(linear, "precision", None) for linear in linears):
+        dtype = product_dtype(x, linears) if x.device.type in FUSED_ON else None
+        if dtype is None or why_not_fused(x, self.n * self.c_in, dtype) is not None:
             return None
-        if torch.is_autocast_enabled(kind):
-            dtype = torch.get_autocast_dtype(kind)
-        elif all(linear.weight.dtype == x.dtype for linear in linears):
-            dtype = x.dtype
-        else:
-            return None
-        if why_not_fused(x, self.n * self.c_in, dtype) is not None:
-            return None
-        return self._packed.get(self.layernorm1, *linears, dtype)
+        norm = self.layernorm1
+        gate, value, output = (linear.weight for linear in linears)
+        tensors = (gate, value, output, norm.weight, norm.bias)
+        return self._packed.get(
+            tensors, (dtype, norm.eps), lambda: TransitionWeights.pack(*tensors, norm.eps, dtype)
+        )
 
     def _update(self, x: Tensor) -> Tensor:
         y = self.layernorm1(x)
@@ -96,34 +92,3 @@ class Transition(nn.Module):
         hidden = x.numel() * self.n * x.element_size()
         slices = max(1, x.shape[cut] * PIECE_BYTES // max(1, hidden))
         yield from x.split(slices, dim=cut)
-
-
-class _PackedWeights:
-    """The kernel's copy of a layer's weights, made anew only when these have changed.
-
-    A recorded graph reads it where it lies. So it is made of the layer's own weights, and a call in between
-    makes no other one.
-    """
-
-    def __init__(self) -> None:
-        self._made_of: tuple[Any, ...] = ()
-        self._state: tuple[Any, ...] | None = None
-        self._weights: TransitionWeights | None = None
-
-    def get(self, norm: Any, gate: Any, value: Any, output: Any, dtype: torch.dtype) -> TransitionWeights:
-        """Return the weights of a normalisation and three linear layers, the latter's in `dtype`."""
-        tensors = (gate.weight, value.weight, output.weight, norm.weight, norm.bias)
-        state = (dtype, norm.eps, *map(_identify, tensors))
-        if self._weights is None or state != self._state:
-            self._weights = TransitionWeights.pack(*tensors, eps=norm.eps, dtype=dtype)
-            # Held, so that no other tensor comes to lie where one of these did.
-            self._made_of, self._state = tensors, state
-        return self._weights
-
-
-def _identify(tensor: Tensor | None) -> tuple[Any, ...] | None:
-    """Return what changes when a tensor's numbers do; tensors of inference mode do not count changes."""
-    if tensor is None:
-        return None
-    version = None if tensor.is_inference() else tensor._version
-    return (id(tensor), tensor.data_ptr(), version, tensor.dtype, tensor.device)

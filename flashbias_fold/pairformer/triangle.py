@@ -10,9 +10,13 @@ from torch import Tensor, nn
 from flashbias_fold.factorize import FactorNetwork, Factors, computed
 from flashbias_fold.pairformer.certificate import Certificate, relative_error
 from flashbias_fold.pairformer.layout import heads_first
+from flashbias_fold.pairformer.packed import Packed, product_dtype
 from flashbias_fold.pairformer.plan import Rule
-from flashbias_kernels import biased_attention, layer_norm
+from flashbias_kernels import HeadWeights, Norm, add_output, biased_attention, layer_norm, project_heads
+from flashbias_kernels.projections import why_not_fused
 
+# Where the kernels around the attention are worth it: on no machine that was measured, since none was yet.
+FUSED_ON: set[str] = set()
 _NEIGHBOURS = 16
 # Rows of the pair representation that are attended exactly, to measure the error. Every call pays for them.
 _MEASURED_ON = 8
@@ -26,6 +30,13 @@ class _Projected(NamedTuple):
     v: Tensor
     gate: Tensor | None
     bias: Tensor | None
+
+
+class _LayerWeights(NamedTuple):
+    """Those of a layer, as the kernels around its attention read them."""
+
+    heads: HeadWeights
+    output: Tensor
 
 
 class TriangleAttention(nn.Module):
@@ -59,7 +70,13 @@ class TriangleAttention(nn.Module):
         # In a list, so that the model does not count its weights among its own.
         self._networks = [] if network is None else [network.to(stock.linear.weight.device)]
         self._tokens: Tensor | None = None
+        self._packed: Packed[_LayerWeights] = Packed()
         self.begin()
+
+    @property
+    def packs_weights(self) -> bool:
+        """Tell if it keeps a copy of its weights, for kernels, so that no other copy is wanted."""
+        return bool(FUSED_ON) and self.rule.rank is None
 
     @property
     def network(self) -> FactorNetwork | None:
@@ -82,11 +99,21 @@ class TriangleAttention(nn.Module):
         chunk_size: int | None = None,
         triangle_attention: str = "torch",
         inplace_safe: bool = False,
+        add_in_place: bool = False,
     ) -> Tensor:
-        """Update of the pair representation `x` (..., I, J, C); signature of the stock layer.
+        """Update of the pair representation `x` (..., I, J, C); the stock layer has all options but the last.
 
-        `triangle_attention` names the stock kernel and has no meaning here.
+        `triangle_attention` names the stock kernel and has no meaning here. With `add_in_place` the update is
+        added to `x`, which is returned.
         """
+        weights = self._weights_of_kernels(x)
+        if weights is not None:
+            return self._in_kernels(x if add_in_place else torch.zeros_like(x), x, mask, weights, chunk_size)
+        update = self._by_torch(x, mask, chunk_size, inplace_safe)
+        return x.add_(update) if add_in_place else update
+
+    def _by_torch(self, x: Tensor, mask: Tensor | None, chunk_size: int | None, inplace_safe: bool) -> Tensor:
+        """Compute it with torch's operations around the attention."""
         x, key_mask = self.rows_of(x, mask)
         if chunk_size is None or chunk_size >= x.shape[-3]:
             projected = self._project(x, with_bias=self.rule.way != "none")
@@ -97,11 +124,67 @@ class TriangleAttention(nn.Module):
 
     def rows_of(self, x: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """The pair representation as it is attended to, normalised, and which pairs count."""
-        if not self.starting:
-            x = x.transpose(-2, -3)
-            mask = None if mask is None else mask.transpose(-1, -2)
-        # AlphaFold's mask is 1 where a pair counts and 0 where it is padding.
-        return self._normalised(x), None if mask is None else mask > 0.5
+        return self._normalised(self._turned(x)), self._key_mask(mask)
+
+    def _turned(self, x: Tensor) -> Tensor:
+        """The pair representation as it is attended to."""
+        return x if self.starting else x.transpose(-2, -3)
+
+    def _key_mask(self, mask: Tensor | None) -> Tensor | None:
+        """Which pairs count: AlphaFold's mask is 1 there and 0 where there is padding."""
+        if mask is None:
+            return None
+        return (mask if self.starting else mask.transpose(-1, -2)) > 0.5
+
+    def _weights_of_kernels(self, x: Tensor) -> _LayerWeights | None:
+        """Return what the kernels around the attention need; None where they are not for it."""
+        if x.device.type not in FUSED_ON or self.rule.rank is not None or torch.is_grad_enabled():
+            return None
+        mha, norm = self.mha, self.layer_norm
+        if mha.linear_g is None:
+            return None
+        layers = (mha.linear_q, mha.linear_k, mha.linear_v, mha.linear_g)
+        dtype = product_dtype(x, (*layers, self.linear, mha.linear_o))
+        units = sum(len(layer.weight) for layer in layers)
+        if dtype is None or why_not_fused(x, units, self.no_heads, dtype) is not None:
+            return None
+        tensors = [layer.weight for layer in (*layers, self.linear, mha.linear_o)]
+
+        def pack() -> _LayerWeights:
+            heads = HeadWeights.pack(
+                tensors[:4], tensors[4], Norm(norm.weight, norm.bias, norm.eps), dtype=dtype
+            )
+            return _LayerWeights(heads, tensors[5].detach().to(dtype, copy=True).contiguous())
+
+        return self._packed.get([*tensors, norm.weight, norm.bias], (dtype, norm.eps), pack)
+
+    def _in_kernels(
+        self, out: Tensor, x: Tensor, mask: Tensor | None, weights: _LayerWeights, chunk_size: int | None
+    ) -> Tensor:
+        """Add the update of `x` to `out`, which may be `x`: a row is read before it is added to, and once."""
+        pairs, key_mask, target = self._turned(x), self._key_mask(mask), self._turned(out)
+        rows = pairs.shape[-3]
+        step = max(1, min(chunk_size or rows, rows))
+        has_bias, whole = self.rule.way != "none", step == rows
+        bias = None
+        if has_bias and not whole:
+            bias = project_heads(pairs, weights.heads, with_units=False).bias
+        for start in range(0, rows, step):
+            part = slice(start, start + step)
+            heads = project_heads(pairs[..., part, :, :], weights.heads, with_bias=has_bias and whole)
+            assert heads.units is not None
+            q, k, v, gate = map(self._heads, heads.units.chunk(4, -1))
+            own = heads.bias if whole else bias
+            attended = biased_attention(
+                q,
+                k,
+                v,
+                key_mask=None if key_mask is None else key_mask[..., part, :],
+                gate=gate,
+                **({} if own is None else _shared(bias=own)),
+            )
+            add_output(target[..., part, :, :], attended.transpose(-2, -3).flatten(-2), weights.output)
+        return out
 
     def exact_bias(self, x: Tensor) -> Tensor:
         """(..., H, J, J), of a normalised pair representation."""

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from flashbias_fold.pairformer import Transition
+from flashbias_fold.pairformer import Transition, TriangleAttention, TriangleMultiplication
 
 
 class CastWeights:
@@ -17,7 +17,7 @@ class CastWeights:
 
     A cast weight is the same number whoever casts it, so every output stays as it is, bit for bit. Weights
     that are given to kernels which look at their dtype stay in fp32: those of Protenix's triangle
-    multiplication. So do those of our transition, which keeps a copy of its own. Outside of a call, and where
+    multiplication. So do those of our layers that keep a copy of their own. Outside of a call, and where
     gradients are wanted, all are the module's own.
 
     Args:
@@ -76,7 +76,9 @@ def _linear_layers(module: nn.Module) -> Iterator[Any]:
     """Those that compute as autocast says."""
     from protenix.model.triangular.triangular import TriangleMultiplicativeUpdate
 
-    if isinstance(module, TriangleMultiplicativeUpdate | Transition):
+    if isinstance(module, TriangleMultiplicativeUpdate | TriangleMultiplication | Transition):
+        return
+    if isinstance(module, TriangleAttention) and module.packs_weights:
         return
     if isinstance(module, nn.Linear) and getattr(module, "precision", None) is None:
         yield module

@@ -271,12 +271,16 @@ class Engine:
             seed=seed,
         )
 
-    def _forward(self, features: Features) -> dict[str, Any]:
+    def inputs(self, features: Features) -> dict[str, Any]:
+        """Return what the model reads, on the device."""
         from protenix.utils.torch_utils import to_device
 
-        data = to_device(dict(features.data["input_feature_dict"]), self.device)
+        inputs: dict[str, Any] = to_device(dict(features.data["input_feature_dict"]), self.device)
+        return inputs
+
+    def _forward(self, features: Features) -> dict[str, Any]:
         output, _, _ = self.network(
-            input_feature_dict=data,
+            input_feature_dict=self.inputs(features),
             label_full_dict=None,
             label_dict=None,
             mode="inference",

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import copy
 import difflib
+import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -156,17 +158,23 @@ def architecture(name: str) -> Model:
 
 def build_config(model: Model) -> Any:
     """Protenix's full configuration (an ml-collections ConfigDict) of `model`, as its own runner makes it."""
+    config = copy.deepcopy(_parsed(json.dumps(model.overrides)))
+    config.model_name = model.name
+    config.load_checkpoint_dir = str(checkpoint_folder())
+    return config
+
+
+@cache
+def _parsed(overrides: str) -> Any:
+    """Parse a configuration once: it takes Protenix longer than a small model's weights take to be read."""
     from configs.configs_base import configs as base
     from configs.configs_data import data_configs
     from configs.configs_inference import inference_configs
     from protenix.config.config import parse_configs
 
     tree = copy.deepcopy({**base, "data": data_configs, **inference_configs})
-    _merge(tree, model.overrides)
-    config = parse_configs(tree, fill_required_with_null=True)
-    config.model_name = model.name
-    config.load_checkpoint_dir = str(checkpoint_folder())
-    return config
+    _merge(tree, json.loads(overrides))
+    return parse_configs(tree, fill_required_with_null=True)
 
 
 def _merge(tree: dict[str, Any], overrides: Mapping[str, Any]) -> None:

@@ -15,6 +15,7 @@ from flashbias_fold.pairformer import (
     Rule,
     Transition,
     TriangleAttention,
+    TriangleMultiplication,
 )
 from flashbias_fold.protenix_adapter.denoising import Denoising
 from flashbias_fold.protenix_adapter.networks import Find, no_networks
@@ -195,6 +196,7 @@ def _decided(plan: Plan, ways: dict[str, tuple[str, ...] | None]) -> dict[str, R
 def _put_all(swap: Swap, model: Any, rules: dict[str, Rule], triangles: list[str], network_of: Find) -> None:
     from protenix.model.modules.pairformer import PairformerBlock as StockBlock
     from protenix.model.modules.primitives import Transition as StockTransition
+    from protenix.model.triangular.triangular import TriangleMultiplicativeUpdate as StockMultiplication
 
     keep = Keep()
     replaced = {name: rule for name, rule in rules.items() if rule.way != "stock"}
@@ -216,6 +218,8 @@ def _put_all(swap: Swap, model: Any, rules: dict[str, Rule], triangles: list[str
     if replaced:
         for name, transition in _of_kind(model, StockTransition):
             swap.put(name, Transition(transition))
+        for name, multiplication in _of_kind(model, StockMultiplication):
+            swap.put(name, TriangleMultiplication(multiplication))
         swap.replay("trunk", TrunkGraph(model))
         swap.replay("diffusion", StepGraph(model))
 

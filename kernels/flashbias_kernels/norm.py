@@ -7,7 +7,7 @@ is transposed first.
 from __future__ import annotations
 
 from importlib.util import find_spec
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +17,32 @@ from flashbias_kernels.launch import interpreted
 LARGEST = 1024
 _OF_A_PROGRAM = 2048  # numbers
 _HAVE_TRITON = find_spec("triton") is not None
+
+
+class Norm(NamedTuple):
+    """A layer normalisation that is part of another kernel.
+
+    Attributes:
+        weight: (C,), what is multiplied by; None for 1.
+        bias: (C,), what is added; None for 0.
+        eps: Added to the variance.
+    """
+
+    weight: Tensor | None = None
+    bias: Tensor | None = None
+    eps: float = 1e-5
+
+    def packed(self) -> Norm:
+        """Copy it as kernels read it, in float32."""
+        weight, bias = (
+            None if t is None else t.detach().float().contiguous() for t in (self.weight, self.bias)
+        )
+        return Norm(weight, bias, self.eps)
+
+    def of(self, x: Tensor) -> Tensor:
+        """Normalise by torch, in the dtype of `x`."""
+        weight, bias = (None if t is None else t.to(x.dtype) for t in (self.weight, self.bias))
+        return nn.functional.layer_norm(x, x.shape[-1:], weight, bias, self.eps)
 
 
 def layer_norm(

@@ -1,4 +1,4 @@
-"""What the kernels share: loading tiles, and the scores and weights of one."""
+"""What the kernels share: products, normalisation, loading tiles, and the scores and weights of one."""
 
 from __future__ import annotations
 
@@ -16,6 +16,30 @@ def product(a, b, start, PRECISION: tl.constexpr, WIDEN: tl.constexpr):
     if WIDEN:
         a, b = a.to(tl.float32), b.to(tl.float32)
     return tl.dot(a, b, start, input_precision=PRECISION)
+
+
+@triton.jit
+def normalise(
+    x, scale_ptr, shift_ptr, eps,
+    HAS_SCALE: tl.constexpr, HAS_SHIFT: tl.constexpr, C: tl.constexpr,
+):  # fmt: skip
+    """Places down, all their C channels across, in fp32: layer normalisation of each."""
+    channel = tl.arange(0, C)
+    x = x - (tl.sum(x, 1) / C)[:, None]
+    x = x - (tl.sum(x, 1) / C)[:, None]  # what rounding left of a large mean
+    x = x * tl.rsqrt(tl.sum(x * x, 1) / C + eps)[:, None]
+    if HAS_SCALE:
+        x = x * tl.load(scale_ptr + channel).to(tl.float32)[None, :]
+    if HAS_SHIFT:
+        x = x + tl.load(shift_ptr + channel).to(tl.float32)[None, :]
+    return x
+
+
+@triton.jit
+def sigmoid(x):
+    """Of fp32; the square of a reciprocal root, since a division takes several instructions more."""
+    root = tl.rsqrt(1.0 + tl.exp2(x * -LOG2_E))
+    return root * root
 
 
 @triton.jit

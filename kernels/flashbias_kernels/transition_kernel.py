@@ -9,7 +9,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from flashbias_kernels.tiles import LOG2_E, product
+from flashbias_kernels.tiles import normalise, product, sigmoid
 
 # So many rows of the two weights take turns: a matrix instruction gives a thread the same columns of each
 # group of eight, so that a hidden unit's two products are in one thread.
@@ -27,14 +27,7 @@ def _normalised(
     there = (row < (rows - first).to(tl.int32))[:, None]
     places = row[:, None] * C + channel[None, :]
     x = tl.load(x_ptr + first * C + places, mask=there, other=0.0).to(tl.float32)
-    x = x - (tl.sum(x, 1) / C)[:, None]
-    x = x - (tl.sum(x, 1) / C)[:, None]  # what rounding left of a large mean
-    x = x * tl.rsqrt(tl.sum(x * x, 1) / C + eps)[:, None]
-    if HAS_SCALE:
-        x = x * tl.load(scale_ptr + channel).to(tl.float32)[None, :]
-    if HAS_SHIFT:
-        x = x + tl.load(shift_ptr + channel).to(tl.float32)[None, :]
-    return x
+    return normalise(x, scale_ptr, shift_ptr, eps, HAS_SCALE, HAS_SHIFT, C)
 
 
 @triton.jit
@@ -42,9 +35,7 @@ def _hidden(both, ROWS: tl.constexpr, PIECE: tl.constexpr):
     """SiLU of the first product times the second, of [ROWS, 2 * PIECE] in which they take turns."""
     both = tl.permute(tl.reshape(both, [ROWS, PIECE // GROUP, 2, GROUP]), [0, 1, 3, 2])
     gate, value = tl.split(both)
-    # The square of a reciprocal root: a division takes several instructions more.
-    root = tl.rsqrt(1.0 + tl.exp2(gate * -LOG2_E))
-    return tl.reshape(gate * value * (root * root), [ROWS, PIECE])
+    return tl.reshape(gate * value * sigmoid(gate), [ROWS, PIECE])
 
 
 @triton.jit

@@ -11,7 +11,7 @@ no row has them.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
@@ -140,6 +140,64 @@ def transition_row(channels: int, places: torch.dtype, arch: int) -> TransitionR
         for row in TRANSITION
         if channels <= row.channels and arch >= row.since and (row.wide_places or places != torch.float32)
     )
+
+
+class PairBlocks(NamedTuple):
+    """Places of a row, output channels that are computed at a time, warps, tiles of weights in flight."""
+
+    places: int
+    piece: int
+    warps: int
+    stages: int
+
+    def constants(self, widen: bool) -> dict[str, Any]:
+        """As a kernel is launched with them; `widen` for the interpreter."""
+        return {
+            "WIDEN": widen,
+            "PLACES": self.places,
+            "PIECE": self.piece,
+            "STAGES": self.stages,
+            "num_warps": self.warps,
+            "num_stages": self.stages,
+        }
+
+
+class PairRow(NamedTuple):
+    """For up to so many channels and a compute capability; the first that fits is taken."""
+
+    channels: int
+    blocks: PairBlocks
+    since: int = 80
+
+
+# Of the kernels around triangle multiplication and triangle attention. All are known to compile without
+# spills; which are the fastest has not been measured.
+EDGES = (
+    PairRow(128, PairBlocks(64, 32, 4, 2)),
+    PairRow(256, PairBlocks(64, 32, 4, 2)),
+)
+UPDATE = (
+    PairRow(128, PairBlocks(64, 32, 4, 2)),
+    PairRow(256, PairBlocks(64, 32, 4, 2)),
+)
+HEADS = (
+    PairRow(128, PairBlocks(64, 64, 4, 2)),
+    PairRow(256, PairBlocks(64, 64, 4, 2)),
+)
+OUTPUT = (PairRow(256, PairBlocks(64, 64, 4, 2)),)
+PAIR_TABLES = {"edges": EDGES, "update": UPDATE, "heads": HEADS, "output": OUTPUT}
+_PAIRS_INTERPRETED = PairBlocks(16, 16, 1, 1)
+
+
+def pair_blocks(table: tuple[PairRow, ...], channels: int, outputs: int, arch: int) -> PairBlocks:
+    """Return how pairs are cut for a compute capability; 0 stands for the interpreter."""
+    blocks = pair_row(table, channels, arch).blocks if arch else _PAIRS_INTERPRETED
+    return blocks._replace(piece=min(blocks.piece, outputs))
+
+
+def pair_row(table: tuple[PairRow, ...], channels: int, arch: int) -> PairRow:
+    """Return the first of a table that fits."""
+    return next(row for row in table if channels <= row.channels and arch >= row.since)
 
 
 def blocks(kernel: str, problem: Problem, arch: int) -> Blocks:

@@ -29,7 +29,7 @@ from flashbias_fold.protenix_adapter.models import Model, architecture, build_co
 ROOT = Path(__file__).parents[2]
 CPU = torch.device("cpu")
 ABLE = ["stock-torch", "dense", "flashbias"]
-GPU_ONLY = ["stock-cuequivariance", "stock-triattention", "stock-deepspeed"]
+GPU_ONLY = ["stock-cuequivariance", "stock-triattention", "stock-deepspeed", "bionemo"]
 BASE = "protenix_base_default_v1.0.0"
 TINY = {"model": "demo", "device": "cpu", "cycles": 1, "steps": 2, "samples": 1, "repeats": 2}
 

@@ -25,7 +25,7 @@ from lengths import at_length
 
 pytestmark = needs_ray
 
-GOOD = at_length(62, 194)
+GOOD = at_length(30, 194)
 INVALID = [
     (protein("letters", "MTPA1VTTYK"), "sequence"),
     (protein("empty", ""), "sequence"),

@@ -19,7 +19,7 @@ from campaigns import (
 from command_line import TINY, assert_whole, error_of, errors_in, predictions, run, run_json
 from command_line import write_jobs as write
 from conftest import protein
-from lengths import at_length
+from lengths import at_length, only_in_full
 
 pytestmark = needs_ray
 
@@ -62,6 +62,7 @@ def test_an_interrupted_campaign_ends_and_leaves_nothing_torn(tmp_path, number):
     assert 5 <= len(complete(out)) < 60
 
 
+@only_in_full
 def test_a_second_driver_is_refused_and_workers_end_without_their_own(tmp_path):
     jobs, out = write(tmp_path / "jobs.json", *peptides(150)), tmp_path / "out"
     with running_campaign(jobs, out) as first:
@@ -80,6 +81,7 @@ def test_a_second_driver_is_refused_and_workers_end_without_their_own(tmp_path):
     assert_whole(out)
 
 
+@only_in_full
 def test_a_driver_whose_folder_another_has_taken_stops_and_its_workers_write_no_more(tmp_path):
     jobs, out = write(tmp_path / "jobs.json", *peptides(150)), tmp_path / "out"
     with running_campaign(jobs, out) as driver:
@@ -95,6 +97,7 @@ def test_a_driver_whose_folder_another_has_taken_stops_and_its_workers_write_no_
     assert json.loads((out / ".flashbias-fold.driver").read_text()) == other
 
 
+@only_in_full
 def test_what_needs_more_memory_than_any_worker_has_fails_with_that_reason(tmp_path):
     jobs = write(tmp_path / "jobs.json", *peptides(2), protein("huge", "MTPAVTTYKL" * 3000))
     out = tmp_path / "out"

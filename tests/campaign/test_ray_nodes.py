@@ -48,6 +48,7 @@ def in_state(out, *states):
     return [worker["state"] in states for worker in run_json(out)["campaign"]["workers"]].count(True)
 
 
+@only_in_full
 def test_a_campaign_goes_on_without_a_node_and_welcomes_another(nodes, tmp_path):
     jobs, out = write(tmp_path / "jobs.json", *peptides(JOBS)), tmp_path / "out"
     doomed, other = nodes.add_small(), nodes.add_small()

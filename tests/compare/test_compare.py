@@ -13,6 +13,7 @@ import gemmi
 import pytest
 from command_line import TINY, assert_whole, call, errors_in, predictions, run, start, write_jobs
 from conftest import ROOT, SEQUENCE, protein
+from lengths import only_in_full
 
 sys.path.append(str(ROOT / "tests" / "report"))
 from report_schema import faults
@@ -388,6 +389,7 @@ def assert_the_rest_is_reported(out):
     assert faults(report(out)) == []
 
 
+@only_in_full
 def test_a_structure_of_another_sequence(pair, tmp_path):
     jobs, folder = pair
     shutil.copy(TRUTH / "1g6xA00.pdb.gz", folder / "1fs1A00.pdb.gz")
@@ -425,6 +427,7 @@ def test_a_missing_chain_is_said_and_the_rest_is_scored(tmp_path):
     assert len(found["failed"]) == 1
 
 
+@only_in_full
 def test_a_truth_that_a_job_does_not_have_is_no_fault(pair, tmp_path):
     jobs, folder = pair
     done = call("compare", jobs, "--truth", folder, "--out", tmp_path / "cmp", *QUICK, check=0)

@@ -45,7 +45,7 @@ def test_agree_with_the_definition(arguments):
     gradients_as_right_as_torch(arguments, "triton")
 
 
-@pytest.mark.parametrize("shared", [(1, 1), (1, 3), (2, 1), (2, 3)])
+@pytest.mark.parametrize("shared", at_length([(1, 3)], [(1, 1), (1, 3), (2, 1), (2, 3)]))
 @pytest.mark.parametrize("rank", at_length([3], [0, 3, 37]))
 def test_of_what_rows_share_are_sums_over_them(shared, rank):
     """Over either of two leading dimensions, or both, in either of the ways that factors take."""
@@ -88,7 +88,7 @@ def test_are_the_same_each_time():
     assert all(torch.equal(one, other) for one, other in zip(*runs, strict=True))
 
 
-@pytest.mark.parametrize("wanted", ["q", "v", "bias", "band", "k_factor", "gate"])
+@pytest.mark.parametrize("wanted", at_length(["v", "bias"], ["q", "v", "bias", "band", "k_factor", "gate"]))
 def test_of_one_alone(wanted):
     arguments = everything()
     out = biased_attention(**arguments, **fixed(), backend="triton")
@@ -125,7 +125,9 @@ def test_there_is_no_second_derivative():
 # As an operator of torch
 
 
-@pytest.mark.parametrize("kind", ["everything", "heads inside", "little"])
+@pytest.mark.parametrize(
+    "kind", at_length(["heads inside", "little"], ["everything", "heads inside", "little"])
+)
 def test_the_operator_is_what_torch_expects(kind):
     if kind == "everything":
         problem = check(**{**everything(), "gate": None}, **fixed())

@@ -25,6 +25,7 @@ from command_line import (
 )
 from command_line import write_jobs as write
 from conftest import SEQUENCE, protein
+from lengths import at_length
 
 from flashbias_fold import files
 from flashbias_fold.campaign import lease
@@ -257,7 +258,7 @@ def test_what_a_user_writes_during_the_exchange_is_kept(old, jobs, tmp_path):
     assert (out / "one" / "late.txt").read_text() == "mine\n"
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize("number", at_length([signal.SIGKILL], [signal.SIGTERM, signal.SIGKILL]))
 def test_an_interrupted_overwriting_run_goes_on_after_what_it_has_replaced(jobs, old, out, new, number):
     silent = {"stderr": subprocess.DEVNULL} if number == signal.SIGKILL else {}
     process = start("predict", jobs, "--out", out, *NEW, **silent)

@@ -14,6 +14,7 @@ from urllib.parse import parse_qs
 
 import pytest
 from conftest import protein
+from lengths import at_length
 from processes import output_of
 
 from flashbias_fold.errors import JobError, SetupError
@@ -225,16 +226,16 @@ def silence(handler):
     threading.Event().wait(30)
 
 
-@pytest.mark.parametrize(
-    ("path", "fault", "reason"),
-    [
-        ("/ticket/msa", error_500, r"Exception: MMseqs2 API is giving errors\. .*"),
-        ("/ticket/msa", error_status, r"Exception: MMseqs2 API is giving errors\. .*"),
-        ("/result/download", garbage_archive, "tarfile.ReadError: .*"),
-        ("/result/download", archive_without_alignments, rf"FileNotFoundError: .*{ENVIRONMENT_FILE}'"),
-        ("/result/download", archive_that_climbs, r"tarfile\.OutsideDestinationError: .*escaped.*"),
-    ],
-)
+FAULTS = [
+    ("/ticket/msa", error_500, r"Exception: MMseqs2 API is giving errors\. .*"),
+    ("/ticket/msa", error_status, r"Exception: MMseqs2 API is giving errors\. .*"),
+    ("/result/download", garbage_archive, "tarfile.ReadError: .*"),
+    ("/result/download", archive_without_alignments, rf"FileNotFoundError: .*{ENVIRONMENT_FILE}'"),
+    ("/result/download", archive_that_climbs, r"tarfile\.OutsideDestinationError: .*escaped.*"),
+]
+
+
+@pytest.mark.parametrize(("path", "fault", "reason"), at_length(FAULTS[1:4:2], FAULTS))
 def test_a_server_that_fails_fails_the_job_in_one_line(server, tmp_path, path, fault, reason):
     server.faults[path] = fault
     with pytest.raises(JobError) as failed:

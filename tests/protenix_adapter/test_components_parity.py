@@ -27,7 +27,7 @@ ROOT = HERE.parent.parent
 # Drawn over the whole dictionary, and what is known to be awkward: no atoms, one atom, a quoted "$",
 # deuterium, an unknown residue, a code of one letter or of five, charges, metals, clusters, a failing
 # embedding, no ideal coordinates, leaving groups on two atoms, a terminus, a very large one.
-N_DRAWN = at_length(30, 160)
+N_DRAWN = at_length(12, 160)
 SEED = 20
 AWKWARD = codes_in(
     "UNL UWE ND4 NA HEM UNK DN N A1IHN ATP SF4 CLF BQG PIF DKH GTP MSE SEP NAG CON DOD D8U HOH ZN XXY PCA "

@@ -79,7 +79,11 @@ def a_need(
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("bias", "n_token", "samples"),
-    [("dense", 96, 1), ("stock", 180, 1), pytest.param("dense", 300, 5, marks=only_in_full)],
+    [
+        ("dense", 96, 1),
+        pytest.param("stock", 180, 1, marks=only_in_full),
+        pytest.param("dense", 300, 5, marks=only_in_full),
+    ],
 )
 def test_a_run_on_a_cpu_takes_what_it_was_said_to_need(bias, n_token, samples):
     measured = int(output_of(MEASURE, bias, n_token, samples))

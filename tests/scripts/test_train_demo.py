@@ -17,7 +17,7 @@ import torch
 from biotite.structure import connect_via_residue_names
 from biotite.structure.io.pdb import PDBFile
 from conftest import ROOT
-from lengths import at_length
+from lengths import at_length, only_in_full
 from safetensors.torch import load_file
 
 sys.path.insert(0, str(ROOT / "scripts"))
@@ -109,6 +109,7 @@ def changed(before, after):
 # The script as a whole
 
 
+@only_in_full
 def test_from_scratch_then_killed_then_as_many_steps_from_the_checkpoint(run_folder):
     again = command(
         run_folder, structure_steps=2 * HALF, refinement_steps=0, confidence_steps=0, noise_samples=8,
@@ -146,6 +147,7 @@ def test_told_to_stop_it_saves_and_says_so_by_its_status(run_folder):
     assert "saved structure step" in rest
 
 
+@only_in_full
 def test_two_processes_average_what_they_learn(run_folder):
     words = command(run_folder, structure_steps=2, refinement_steps=0, confidence_steps=0, log_every=1)
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
@@ -215,7 +217,8 @@ def test_a_resumed_run_is_the_run_that_never_stopped(run_folder, stage):
 PARTS = [("confidence", "confidence_head."), ("refinement", "diffusion_module.")]
 
 
-@pytest.mark.parametrize(("stage", "part"), at_length(PARTS[:1], PARTS))
+@only_in_full
+@pytest.mark.parametrize(("stage", "part"), PARTS)
 def test_a_later_stage_trains_one_part_alone(run_folder, stage, part):
     run = trainer(run_folder)
     before = weights_of(run.model.network)
@@ -247,7 +250,7 @@ def test_weights_to_start_from_are_taken_and_their_record_kept(run_folder, tmp_p
     assert run.record()["before"]["settings"]["seed"] == 5
 
 
-@pytest.mark.parametrize("stage", train_demo.STAGES)
+@pytest.mark.parametrize("stage", at_length(["structure"], train_demo.STAGES))
 def test_constants_are_neither_trained_nor_rounded(run_folder, tmp_path, stage):
     run = trainer(run_folder)
     before = weights_of(run.model.network)

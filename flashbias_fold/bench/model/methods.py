@@ -9,7 +9,8 @@ from dataclasses import dataclass
 
 import torch
 
-from flashbias_fold.bench.model.options import METHODS, OURS, STOCK, ModelOptions
+from flashbias_fold.bench.model.options import BIONEMO, METHODS, OURS, STOCK, ModelOptions
+from flashbias_fold.bionemo_adapter import MODEL as BIONEMO_MODEL
 from flashbias_fold.errors import SetupError, UsageError
 from flashbias_fold.pairformer import Plan
 from flashbias_fold.protenix_adapter.kernels import StockKernels
@@ -41,12 +42,19 @@ class Method:
         """Whether it is our own."""
         return self.name in OURS
 
+    @property
+    def is_peer(self) -> bool:
+        """Whether it computes without Protenix's code."""
+        return self.name == BIONEMO
 
-def why_not(name: str, device: torch.device) -> str | None:
-    """Why a method cannot run on a device; None if it can."""
+
+def why_not(name: str, device: torch.device, model: str) -> str | None:
+    """Why a method cannot compute a model on a device; None if it can."""
     packages, gpu = _NEEDS.get(name, ((), False))
     if gpu and device.type != "cuda":
         return "needs an NVIDIA GPU"
+    if name == BIONEMO and model != BIONEMO_MODEL:
+        return f"computes {BIONEMO_MODEL} alone"
     missing = next((package for package in packages if importlib.util.find_spec(package) is None), None)
     return missing and f"{missing} is not installed"
 
@@ -55,6 +63,7 @@ _NEEDS: dict[str, tuple[tuple[str, ...], bool]] = {
     "stock-cuequivariance": (_CUEQUIVARIANCE, True),
     "stock-triattention": (("triton",), True),
     "stock-deepspeed": (("deepspeed",), True),
+    BIONEMO: (("bionemo_ir",), True),
 }
 
 
@@ -74,7 +83,7 @@ def methods(
         SetupError: One that was named cannot run.
     """
     names = {f"stock-{kernels.attention}" if name == STOCK else name for name in options.methods or METHODS}
-    reasons = {name: why_not(name, device) for name in METHODS if name in names}
+    reasons = {name: why_not(name, device, model.name) for name in METHODS if name in names}
     missing = {name: reason for name, reason in reasons.items() if reason is not None}
     if missing and options.methods is not None:
         name, reason = next(iter(missing.items()))
@@ -87,6 +96,8 @@ def methods(
     for name in reasons.keys() - missing.keys():
         if name in plans:
             found.append(Method(name, kernels.attention, kernels.multiplication, plans[name]()))
+        elif name == BIONEMO:
+            found.append(Method(name, name, name))
         else:
             attention = name.removeprefix("stock-")
             # All but the plain one differ from Protenix's default in the attention alone.

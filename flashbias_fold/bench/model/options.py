@@ -12,11 +12,13 @@ METHODS: dict[str, str] = {
     "stock-cuequivariance": "Protenix with NVIDIA's kernels for triangles, its default on a GPU",
     "stock-triattention": "Protenix with its own Triton kernel for triangle attention",
     "stock-deepspeed": "Protenix with DeepSpeed's kernel for triangle attention",
+    "bionemo": "NVIDIA's BioNeMo Inference Runtime, for protenix-v2 alone (pip install bionemo-ir)",
     "stock-torch": "Protenix in plain torch, which it takes on a CPU",
     "dense": "ours, every bias as it is",
     "flashbias": "ours, the biases as the plan says",
 }
 OURS = ("dense", "flashbias")
+BIONEMO = "bionemo"
 # Stands for the one of them that Protenix takes on the device.
 STOCK = "stock"
 NAMES = {STOCK: "the one of these that Protenix takes here", **METHODS}

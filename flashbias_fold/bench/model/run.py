@@ -430,7 +430,7 @@ class _Size:
         )
 
     def _layers(self, method: Method) -> tuple[Layer, ...]:
-        if not self.result.options.layers:
+        if not self.result.options.layers or method.is_peer:
             return ()
         clock = LayerClock(self.session.device, self.rates)
         call = self._call(method, observer=clock, watch=clock.watch)
@@ -438,7 +438,7 @@ class _Size:
 
     def _launches(self, method: Method) -> dict[str, Window]:
         """Of a short prediction; nothing on a CPU, which starts none."""
-        if not self.result.options.layers or self.session.device.type != "cuda":
+        if not self.result.options.layers or method.is_peer or self.session.device.type != "cuda":
             return {}
         watching = Launches(self.session.device)
         with self.session.only(CYCLES, STEPS):

@@ -12,8 +12,10 @@ from torch import Tensor, nn
 
 from flashbias_fold.bench.model.methods import Method
 from flashbias_fold.bench.model.weights import draw
+from flashbias_fold.bionemo_adapter import Peer
+from flashbias_fold.errors import JobError
 from flashbias_fold.pairformer import Plan
-from flashbias_fold.protenix_adapter.engine import Engine, Observer
+from flashbias_fold.protenix_adapter.engine import Clock, Engine, Observer
 from flashbias_fold.protenix_adapter.features import Features
 from flashbias_fold.protenix_adapter.models import Model
 
@@ -82,6 +84,9 @@ class Session(Engine):
             cycles=cycles,
             initialise=draw if random_weights else None,
         )
+        self._samples = samples
+        self._peer: Peer | None = None  # made when it is first asked for
+        self._takes_peer = False
 
     @property
     def cycles(self) -> int:
@@ -95,12 +100,18 @@ class Session(Engine):
 
     def take(self, method: Method) -> None:
         """Compute by `method` from now on."""
+        self._takes_peer = method.is_peer
+        if method.is_peer:
+            self.use(_STOCK)
+            self._peer = self._peer or Peer(self.network.state_dict(), self.device, self._samples)
+            return
         self.config.triangle_attention = method.attention
         self.config.triangle_multiplicative = method.multiplication
         self.use(method.plan or _STOCK)
 
     def restore(self) -> None:
         """Put the stock model back, with the kernels that Protenix takes here."""
+        self._takes_peer = False
         self.use(_STOCK)
         self.config.triangle_attention = self.kernels.attention
         self.config.triangle_multiplicative = self.kernels.multiplication
@@ -134,6 +145,18 @@ class Session(Engine):
         Raises:
             JobError: What came out is not finite.
         """
+        if self._takes_peer:
+            return self._call_peer(features)
         with watch(self.network) if watch else nullcontext():
             found = self.predict_features(features, SEED, observer)
         return Call(found.stages_s, found.stages_peak_bytes, found.layers, found.output["coordinate"])
+
+    def _call_peer(self, features: Features) -> Call:
+        """Predict by the runtime; its memory is counted beside that of the model here."""
+        assert self._peer is not None
+        clock = Clock(self.device)
+        inputs = self.inputs(features)
+        coordinates = self._peer.predict(inputs, SEED, self.cycles, self.steps, clock.lap)
+        if not bool(torch.isfinite(coordinates).all()):
+            raise JobError("the runtime gave coordinates that are not finite")
+        return Call(clock.laps, clock.peaks, [], coordinates)

@@ -1,4 +1,4 @@
-"""What is compiled: the launches of attention of every kind, forward and backward, and of the transition."""
+"""What is compiled: launches of attention of every kind, forward and backward, and of the pairs' layers."""
 
 from __future__ import annotations
 
@@ -12,9 +12,22 @@ from torch import Tensor
 
 from flashbias_kernels import launch, triton_backend
 from flashbias_kernels.launch import Call
+from flashbias_kernels.norm import Norm
 from flashbias_kernels.problem import Problem, check
+from flashbias_kernels.projections import HeadWeights, heads_call, output_call
 from flashbias_kernels.transition import TransitionWeights, transition_call
-from flashbias_kernels.tuning import TABLES, Blocks, Row, TransitionRow, row, transition_row
+from flashbias_kernels.triangle_product import TriangleWeights, edges_call, update_call
+from flashbias_kernels.tuning import (
+    PAIR_TABLES,
+    TABLES,
+    Blocks,
+    PairRow,
+    Row,
+    TransitionRow,
+    pair_row,
+    row,
+    transition_row,
+)
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32, "tf32": torch.float32}
 HEADS, LENGTH = 4, 512
@@ -175,7 +188,75 @@ class TransitionCase:
         return Blocks(own["ROWS"], own["PIECE"], own["num_warps"], own["num_stages"])
 
 
-USUAL: tuple[Case | TransitionCase, ...] = (
+@dataclass(frozen=True)
+class PairCase:
+    """The kernels around triangle multiplication and triangle attention.
+
+    Attributes:
+        dtype: Of the products' operands, one of DTYPES.
+        channels: Of a pair, of an edge, and of all heads together.
+        pairs: Their dtype, which is `dtype` by default.
+        masked: Whether there is a mask of pairs.
+    """
+
+    dtype: str = "bf16"
+    channels: int = 128
+    pairs: str = ""
+    masked: bool = False
+
+    @property
+    def dim(self) -> int:
+        """The channels."""
+        return self.channels
+
+    @property
+    def words(self) -> str:
+        """The options, in short."""
+        return f"pairs {self.pairs or self.dtype}" + ", mask" * self.masked
+
+    def launches(self, arch: int) -> dict[str, Call]:
+        """By the name of the kernel."""
+        dtype, channels, lines = DTYPES[self.dtype], self.channels, LENGTH
+        pairs = _empty(1, lines, lines, channels, dtype=DTYPES[self.pairs or self.dtype])
+        scale = _empty(channels, dtype=torch.float32)
+        norm = Norm(scale, scale)
+
+        def weight(units: int) -> Tensor:
+            return _empty(units, channels, dtype=dtype)
+
+        triangle = TriangleWeights(
+            weight(2 * channels), weight(2 * channels), weight(channels), weight(channels), norm, norm
+        )
+        heads = HeadWeights(weight(4 * channels), weight(max(1, channels // 32)), norm)
+        edges = _empty(2 * channels, lines, lines, dtype=dtype)
+        units = _empty(1, lines, lines, 4 * channels, dtype=dtype)
+        bias = _empty(1, len(heads.bias), lines, lines, dtype=dtype)
+        mask = _empty(1, lines, lines, dtype=torch.float32) if self.masked else None
+        with _launching_for(arch):
+            found = {"edges": edges_call(pairs, triangle, mask, edges)}
+            if not self.masked:  # the others have none
+                found |= {
+                    "update": update_call(pairs, edges[:channels], triangle, pairs, add_input=True),
+                    "heads": heads_call(pairs, heads, units, bias),
+                    "output": output_call(pairs, units[..., :channels], triangle.update),
+                }
+            return found
+
+    def row(self, kernel: str, arch: int) -> PairRow:
+        """Return where the block sizes of one of the launches stand."""
+        return pair_row(PAIR_TABLES[kernel], self.channels, arch)
+
+    @staticmethod
+    def blocks(call: Call) -> Blocks:
+        """Return the block sizes of a launch, places standing for queries and output channels for keys."""
+        own = call.options
+        return Blocks(own["PLACES"], own["PIECE"], own["num_warps"], own["num_stages"])
+
+
+AnyCase = Case | TransitionCase | PairCase
+AnyRow = Row | TransitionRow | PairRow
+
+USUAL: tuple[AnyCase, ...] = (
     # Triangle attention of Protenix, and its other head dimensions (24 and 48) and types.
     *(Case(**bias) for bias in ({"bias": "bf16"}, {"rank": 16}, {"rank": 32}, {"rank": 96}, {})),
     *(Case(dim=dim, **bias) for dim in (24, 48, 64, 128) for bias in ({"bias": "bf16"}, {"rank": 32})),
@@ -200,9 +281,13 @@ USUAL: tuple[Case | TransitionCase, ...] = (
     *(TransitionCase(channels=channels, factor=factor) for channels in (64, 128, 256) for factor in (2, 4)),
     *(TransitionCase("fp16", channels) for channels in (64, 128, 256)),
     *(TransitionCase(channels=channels, pairs="fp32") for channels in (64, 128, 256)),
+    *(PairCase(channels=channels) for channels in (64, 128, 256)),
+    *(PairCase(channels=channels, pairs="fp32") for channels in (128, 256)),
+    PairCase("fp16"),
+    PairCase(masked=True),
 )
 # Between them they take every row of the tables of block sizes.
-ROWS: tuple[Case | TransitionCase, ...] = (
+ROWS: tuple[AnyCase, ...] = (
     Case(rank=32),
     Case(rank=96),
     Case(rank=32, bias="bf16"),
@@ -227,6 +312,7 @@ ROWS: tuple[Case | TransitionCase, ...] = (
     Case(backward=True, dtype="fp32", bias="fp32"),
     Case(backward=True, dtype="fp32", dim=128, bias="fp32"),
     *(TransitionCase(channels=channels) for channels in (64, 128, 256)),
+    *(PairCase(channels=channels) for channels in (128, 256)),
 )
 
 

@@ -16,7 +16,9 @@ ISSUED_DURING_AN_EXPONENTIAL = 128 / 16
 COLUMNS = """\
   kernel       forward; backward are queries, keys and pairs (see flashbias_kernels/backward.py); transition,
                for which D is the channels, tiles are places x hidden units, a score is a hidden unit of a
-               place, and bias says how many times as wide as the channels the hidden layer is
+               place, and bias says how many times as wide as the channels the hidden layer is; edges and
+               update, around triangle multiplication, heads and output, around triangle attention, for which
+               D is the channels, tiles are places x outputs, and bias says what the pairs are
   sm           the compute capability it was compiled for
   dtype        of queries, keys and values; tf32 is fp32 where torch may use tensor cores
   D            the heads' dimension

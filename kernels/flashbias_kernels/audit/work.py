@@ -9,20 +9,20 @@ from io import StringIO
 from typing import Any
 
 from flashbias_kernels.audit import sass
-from flashbias_kernels.audit.cases import ROWS, USUAL, Case, TransitionCase
+from flashbias_kernels.audit.cases import ROWS, USUAL, AnyCase, AnyRow
 from flashbias_kernels.audit.compiler import WARP, Compiled, compiled
-from flashbias_kernels.tuning import Blocks, Row, TransitionRow
+from flashbias_kernels.tuning import Blocks
 
 
 @dataclass(frozen=True)
 class Task:
     """What to compile."""
 
-    case: Case | TransitionCase
+    case: AnyCase
     kernel: str
     arch: int
 
-    def row(self) -> Row | TransitionRow:
+    def row(self) -> AnyRow:
         """Where its block sizes stand."""
         return self.case.row(self.kernel, self.arch)
 
@@ -74,7 +74,7 @@ def tasks(architectures: Sequence[int]) -> list[Task]:
 
 def one_for_each_row(architectures: Sequence[int]) -> list[Task]:
     """A kernel that takes it for each row of the tables of block sizes, the GPUs in turn."""
-    first: dict[tuple[str, Row | TransitionRow], Task] = {}
+    first: dict[tuple[str, AnyRow], Task] = {}
     for turn, case in enumerate(ROWS):
         for arch in (*architectures[turn % len(architectures) :], *architectures):
             for kernel in case.launches(arch):
