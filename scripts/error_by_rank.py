@@ -273,19 +273,21 @@ class Optimal:
 
 
 def optimal(bias: Any, rank: int, counted: Any = None) -> Any:
-    """Factors of a bias (..., H, J, J), around its rows' means, that no others of the rank come nearer to.
+    """Return factors of a bias (..., H, J, J), around its rows' means, than which no others come nearer.
 
     Args:
         bias: The bias.
         rank: How many channels at most.
         counted: Boolean, broadcastable to (..., J): places that are not padding.
     """
-    from flashbias_fold.factorize import constant
+    from flashbias_fold.factorize import Factors
     from flashbias_fold.factorize.precision import all_digits
+    from flashbias_kernels.factors import table
 
     with all_digits(bias.device):
         bias = bias.double()
-        return constant(bias if counted is None else _without_padding(bias, counted), rank)
+        bias = bias - bias.mean(-1, keepdim=True) if counted is None else _without_padding(bias, counted)
+        return Factors(*table(bias, rank))
 
 
 def _without_padding(bias: Any, counted: Any) -> Any:

@@ -20,7 +20,6 @@ class Factors:
         k: ``(..., H, keys, R)``.
         error: ``(..., H)``: root of the mean square of what the product lacks, in the unit of the scores; on
             the device. Infinite where a bias cannot be factored; nothing where it is not known.
-        ranks: int32 ``(H,)``, how many channels each head needs; nothing for all.
         band: ``(..., H, queries, 2 * reach + 1)``, what the product lacks where query and key are at most
             `reach` places apart.
     """
@@ -28,7 +27,6 @@ class Factors:
     q: Tensor
     k: Tensor
     error: Tensor | None = None
-    ranks: Tensor | None = None
     band: Tensor | None = None
 
     @property

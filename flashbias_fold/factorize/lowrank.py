@@ -2,8 +2,7 @@
 
 A randomised range finder: the bias times a few random columns spans nearly what the first singular vectors
 span, a second look makes it precise, and the projection on it is the product. What the projection lacks is
-known without forming it, since norms of orthogonal parts add up. Where the bias changed little, as from one
-recycling cycle to the next, the last basis replaces random columns and half of the passes.
+known without forming it, since norms of orthogonal parts add up.
 """
 
 from __future__ import annotations
@@ -27,43 +26,23 @@ _TINY = 1e-30
 _SHIFT = 1e-12
 
 
-@dataclass(frozen=True)
-class Decomposition:
-    """Factors, and where the next decomposition of nearly the same bias may start."""
-
-    factors: Factors
-    basis: Tensor
-
-
 def decompose(
-    bias: Tensor,
-    rank: int,
-    *,
-    key_mask: Tensor | None = None,
-    start: Tensor | None = None,
-    tolerance: float | None = None,
-    dtype: torch.dtype | None = None,
-) -> Decomposition:
-    """Factors of a rank, nearly the best there are.
+    bias: Tensor, rank: int, *, key_mask: Tensor | None = None, dtype: torch.dtype | None = None
+) -> Factors:
+    """Find factors of a rank, nearly the best there are.
 
-    No random number of torch's global generators is drawn, and with `start` the host waits for nothing.
+    No random number of torch's global generators is drawn.
 
     Args:
         bias: ``(..., H, queries, keys)``.
         rank: How many channels.
         key_mask: Boolean, broadcastable to ``(..., keys)`` without the heads: keys that count.
-        start: The `basis` of an earlier decomposition with the same rank and shape.
-        tolerance: Also choose for each head the least number of channels that leaves at most this share of
-            the bias's norm (around its rows' means); for a bias without leading dimensions.
         dtype: Of the factors; the bias's own by default.
     """
     with all_digits(bias.device):
         matrix = _centred(bias, key_mask)
-        left, right = _projection(matrix.values, rank, start)
-        found = _factors(bias, matrix, left, right, rank, dtype or bias.dtype)
-        if tolerance is not None:
-            found = Factors(found.q, found.k, found.error, _ranks(matrix, right, rank, tolerance))
-    return Decomposition(found, right / _norms(right))
+        left, right = _projection(matrix.values, rank)
+        return _factors(bias, matrix, left, right, rank, dtype or bias.dtype)
 
 
 @dataclass(frozen=True)
@@ -106,12 +85,9 @@ def _centred(bias: Tensor, key_mask: Tensor | None) -> _Matrix:
     return _Matrix(values / peak, peak, keys, finite.all(-1).all(-1))
 
 
-def _projection(matrix: Tensor, rank: int, start: Tensor | None) -> tuple[Tensor, Tensor]:
+def _projection(matrix: Tensor, rank: int) -> tuple[Tensor, Tensor]:
     """Orthonormal columns, and the matrix's products with them, which matter most first."""
     width = min(rank + OVERSAMPLING, *matrix.shape[-2:])
-    if start is not None:
-        left = _orthonormal(matrix @ start.to(matrix.dtype))
-        return _by_norm(left, matrix.transpose(-1, -2) @ left)
     left = _orthonormal(matrix @ random_columns(matrix.shape[-1], width, matrix.device))
     for _ in range(LOOKS - 1):
         left = _orthonormal(matrix @ _orthonormal(matrix.transpose(-1, -2) @ left))
@@ -119,11 +95,6 @@ def _projection(matrix: Tensor, rank: int, start: Tensor | None) -> tuple[Tensor
     _, rotation = torch.linalg.eigh((right.transpose(-1, -2) @ right).double())
     rotation = rotation.flip(-1).to(matrix.dtype)
     return left @ rotation, right @ rotation
-
-
-def _by_norm(left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
-    order = _norms(right).argsort(dim=-1, descending=True)
-    return tuple(torch.take_along_dim(side, order, -1) for side in (left, right))  # type: ignore[return-value]
 
 
 def _factors(
@@ -138,13 +109,6 @@ def _factors(
     size = matrix.peak.sqrt()
     q, k = (left * root * size).to(dtype), (right / root * size).to(dtype)
     return Factors(q, k, error.masked_fill(~matrix.finite, float("inf")))
-
-
-def _ranks(matrix: _Matrix, right: Tensor, rank: int, tolerance: float) -> Tensor:
-    kept = _norms(right)[..., 0, :rank].double().square().cumsum(-1)
-    lacking = matrix.energy[..., None] - kept
-    enough = lacking <= tolerance**2 * matrix.energy[..., None]
-    return (1 + (~enough).sum(-1)).clamp(max=rank).to(torch.int32)
 
 
 def _norms(columns: Tensor) -> Tensor:

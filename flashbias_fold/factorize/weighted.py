@@ -80,7 +80,7 @@ def computed(
         last: Those of the cycle before, which are near already if they are of the same pairs.
     """
     if last is None or last.k.shape[:-1] != bias.shape[:-1]:
-        last = decompose(far_alone(bias, reach, key_mask), rank, key_mask=key_mask).factors
+        last = decompose(far_alone(bias, reach, key_mask), rank, key_mask=key_mask)
     return refit(bias, last, key_mask, reach)
 
 
@@ -102,7 +102,7 @@ def refit(bias: Tensor, factors: Factors, key_mask: Tensor | None = None, reach:
         error = ((weights * rest.square()).sum((-1, -2)) / total).sqrt()
     if factors.error is not None:
         error = torch.maximum(error, torch.where(factors.error.isinf(), factors.error, 0.0))
-    return Factors(q, k, error, factors.ranks, diagonals(rest, reach).to(q.dtype) if reach else None)
+    return Factors(q, k, error, diagonals(rest, reach).to(q.dtype) if reach else None)
 
 
 def turn(values: Tensor, weights: Tensor, k: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -10,6 +10,7 @@ import pytest
 import torch
 from command_line import write_jobs
 from conftest import protein
+from lengths import only_in_full
 
 from flashbias_fold.bench.model import record, run
 from flashbias_fold.bench.model.inputs import chain, problem
@@ -293,7 +294,7 @@ def test_random_weights_stay_finite_over_a_whole_prediction(components):
     assert bool(torch.isfinite(call.coordinates).all()) and float(call.coordinates.abs().max()) < 1e6
 
 
-@pytest.mark.slow
+@only_in_full
 def test_a_full_size_architecture_runs_on_random_weights(components):
     session = a_session(architecture("protenix_mini_default_v0.5.0"))
     assert sum(parameter.numel() for parameter in session.network.parameters()) > 134e6

@@ -131,6 +131,7 @@ def test_an_address_where_nobody_answers_is_a_wrong_argument(tmp_path):
         assert done.stdout == ""
 
 
+@only_in_full
 def test_a_model_that_cannot_be_loaded_stops_the_campaign(tmp_path):
     """The worker meets a damaged checkpoint; the driver, which does not load it, cannot."""
     checkpoints = tmp_path / "checkpoint"

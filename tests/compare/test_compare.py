@@ -358,6 +358,7 @@ def part_of_a_complex(path):
     return write_jobs(path, {"name": "part", "sequences": [chain, *document["sequences"][1:]]})
 
 
+@only_in_full
 def test_beside_a_job_of_its_name_a_structure_is_its_truth(tmp_path):
     jobs = part_of_a_complex(tmp_path / "inputs" / "jobs.json")
     shutil.copy(COMPLEX / "7r6r.cif.gz", jobs.parent / "Part.cif.gz")
@@ -416,6 +417,7 @@ def without_chain(chain, path):
     structure.make_mmcif_document().write_file(str(path))
 
 
+@only_in_full
 def test_a_missing_chain_is_said_and_the_rest_is_scored(tmp_path):
     jobs, truth = part_of_a_complex(tmp_path / "jobs.json"), tmp_path / "truth.cif"
     without_chain("B", truth)

@@ -34,7 +34,7 @@ def output_error(own, bias, factors):
 @pytest.mark.parametrize("seed", [0, 1])
 def test_the_output_is_nearer_than_with_the_best_by_norm(rank, seed):
     own, bias, _ = attention(seed)
-    plain = decompose(bias, rank).factors
+    plain = decompose(bias, rank)
     assert output_error(own, bias, refit(bias, plain)) < 0.85 * output_error(own, bias, plain)
 
 
@@ -42,7 +42,7 @@ def test_the_output_is_nearer_than_with_the_best_by_norm(rank, seed):
 def test_the_bias_tells_where_attention_looks(rank):
     """As well as rows do that were attended, which have scores of their own."""
     own, bias, weights = attention()
-    plain = decompose(bias, rank).factors
+    plain = decompose(bias, rank)
     q, k, _ = turn(bias, weights[::5].mean(0) + 0.05 / 60, plain.k)
     by_rows = output_error(own, bias, Factors(q, k, plain.error))
     assert output_error(own, bias, refit(bias, plain)) < 1.1 * by_rows
@@ -50,12 +50,12 @@ def test_the_bias_tells_where_attention_looks(rank):
 
 def test_more_turns_of_nearly_the_same_bias_come_nearer_still():
     _, bias, _ = attention()
-    first = refit(bias, decompose(bias, 16).factors)
+    first = refit(bias, decompose(bias, 16))
     again = refit(bias, first)
     assert (again.error < first.error).all()
     moved = bias + 0.05 * attention(1)[1]
     later = refit(moved, first)
-    assert (later.error < 1.05 * refit(moved, decompose(moved, 16).factors).error).all()
+    assert (later.error < 1.05 * refit(moved, decompose(moved, 16)).error).all()
 
 
 @settings(max_examples=40, deadline=None)
@@ -73,7 +73,7 @@ def test_weights_of_a_query_add_up(seed, keys, counted):
 
 def test_the_error_is_that_of_the_weights():
     _, bias, _ = attention()
-    factors = refit(bias, decompose(bias, 16).factors)
+    factors = refit(bias, decompose(bias, 16))
     rest = bias.double() - factors.bias().double()
     weights = importance(bias).double()
     rest = rest - (weights * rest).sum(-1, keepdim=True) / weights.sum(-1, keepdim=True)
@@ -93,7 +93,7 @@ def test_nothing_becomes_nan(data):
         bias = bias[..., :1].expand(-1, -1, keys) * 1.0
     mask = some(torch.ones(keys, dtype=torch.bool), torch.arange(keys) < keys // 2)
     reach = some(0, 1, 5, 50)
-    start = decompose(far_alone(bias, reach, mask), rank, key_mask=mask).factors
+    start = decompose(far_alone(bias, reach, mask), rank, key_mask=mask)
     found = refit(bias, start, mask, reach)
     for tensor in (found.q, found.k, found.error, *([found.band] if reach else [])):
         assert torch.isfinite(tensor).all()
@@ -105,7 +105,7 @@ def test_keys_that_do_not_count_take_no_channel(reach):
     mask = torch.arange(60) % 4 > 0
     wild = torch.where(mask, bias, 1e4)
     found, plain = (
-        refit(each, decompose(far_alone(each, reach, mask), 16, key_mask=mask).factors, mask, reach)
+        refit(each, decompose(far_alone(each, reach, mask), 16, key_mask=mask), mask, reach)
         for each in (wild, bias)
     )
     torch.testing.assert_close(found.bias()[..., mask], plain.bias()[..., mask], rtol=1e-3, atol=1e-2)
@@ -127,7 +127,7 @@ def toeplitz(heads=2, length=80, seed=0):
 def test_pairs_within_reach_keep_their_bias(reach, dtype):
     """Up to a constant of the query, whatever the rank and however factors are rounded."""
     bias = toeplitz().to(dtype)
-    factors = refit(bias, decompose(far_alone(bias, reach), 4).factors, reach=reach)
+    factors = refit(bias, decompose(far_alone(bias, reach), 4), reach=reach)
     assert factors.band.shape == (2, 80, 2 * reach + 1)
     rest = factors.bias().double() - bias.double()
     near = ~far(bias, reach)
@@ -142,7 +142,7 @@ def test_factors_of_16_bits_stay_so_under_autocast(device):
         pytest.skip("needs a GPU")
     bias = toeplitz().bfloat16().to(device)
     with torch.autocast(device, dtype=torch.bfloat16):
-        factors = refit(bias, decompose(far_alone(bias, 5), 4).factors, reach=5)
+        factors = refit(bias, decompose(far_alone(bias, 5), 4), reach=5)
     assert {tensor.dtype for tensor in factors.arguments().values()} == {torch.bfloat16}
 
 
@@ -151,7 +151,7 @@ def test_a_reach_saves_channels_where_neighbours_are_told_apart():
     bias = toeplitz()
     errors = {}
     for reach in (0, 4, 12):
-        factors = refit(bias, decompose(far_alone(bias, reach), 8).factors, reach=reach)
+        factors = refit(bias, decompose(far_alone(bias, reach), 8), reach=reach)
         errors[reach] = output_error(own, bias, factors)
     assert errors[4] < errors[0]
     assert errors[12] < 0.05 * errors[0]  # what is left is smooth, and one number on each side
@@ -160,13 +160,13 @@ def test_a_reach_saves_channels_where_neighbours_are_told_apart():
 def test_what_cannot_be_factored_still_says_so():
     _, bias, _ = attention()
     bias[1, 3, 4] = float("nan")
-    found = refit(bias.nan_to_num(), decompose(bias, 8).factors)
+    found = refit(bias.nan_to_num(), decompose(bias, 8))
     assert found.error.isinf().tolist() == [False, True]
 
 
 def test_autocast_takes_no_digits():
     _, bias, _ = attention()
-    plain = decompose(bias, 8).factors
+    plain = decompose(bias, 8)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         inside = refit(bias, plain)
     assert torch.equal(inside.k, refit(bias, plain).k)

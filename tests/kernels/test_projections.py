@@ -4,6 +4,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from lengths import at_length
 from problems import DEVICE
 from rounding import DTYPES, OPERANDS, ROUNDING, bar, distance, normal
 
@@ -31,7 +32,7 @@ def some_pairs(data, channels, dtype):
     return x.transpose(-2, -3) if some(True, False) else x
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=at_length(8, 40))
 @given(data=st.data())
 def test_heads_are_as_right_as_by_torch_in_the_same_dtype(data):
     some = lambda *values: data.draw(st.sampled_from(values))  # noqa: E731
@@ -56,7 +57,7 @@ def test_heads_are_as_right_as_by_torch_in_the_same_dtype(data):
             assert distance(own, right) <= bar(theirs, right, operands)
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=at_length(8, 40))
 @given(data=st.data())
 def test_the_output_is_as_right_as_by_torch_in_the_same_dtype(data):
     some = lambda *values: data.draw(st.sampled_from(values))  # noqa: E731

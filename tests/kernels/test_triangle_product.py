@@ -4,6 +4,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from lengths import at_length
 from problems import DEVICE
 from rounding import DTYPES, OPERANDS, ROUNDING, bar, distance, normal
 
@@ -35,7 +36,7 @@ def some_weights(channels, hidden, dtype=torch.float16, scaled=True, shifted=Tru
     )
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=at_length(8, 40))
 @given(data=st.data())
 def test_as_right_as_torch_in_the_same_dtype(data):
     some = lambda *values: data.draw(st.sampled_from(values))  # noqa: E731

@@ -126,7 +126,7 @@ def run_watched(engine, document, seed):
 
 
 # Of seeds 0 to 9, some draw Monte-Carlo dropout in the trunk and some do not; both are met here.
-@pytest.mark.parametrize("seed", [0, 1, 2, 3])
+@pytest.mark.parametrize("seed", at_length([0, 1], [0, 1, 2, 3]))
 def test_dense_agrees_with_stock_and_draws_the_same_random_numbers(engine, seed):
     _, stock, after_stock = run_watched(engine("stock"), MIXED, seed)
     prediction, dense, after_dense = run_watched(engine("dense"), MIXED, seed)

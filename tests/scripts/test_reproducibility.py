@@ -5,6 +5,7 @@ import sys
 
 import pytest
 from conftest import ROOT
+from lengths import only_in_full
 
 sys.path.insert(0, str(ROOT / "scripts"))
 from reproducibility import main
@@ -23,6 +24,7 @@ def measure(monkeypatch):
     return run
 
 
+@only_in_full
 def test_runs_are_compared_and_recorded(measure, tmp_path, capsys):
     record = tmp_path / "record.json"
     assert measure("--rounds", 1, "--json", record) == 0
