@@ -39,7 +39,7 @@ def edges_kernel(
     place = (tl.program_id(0) % tiles) * PLACES + tl.arange(0, PLACES)
     x = _places(x_ptr, line, J, place, C)
     y = normalise(x, scale_ptr, shift_ptr, eps, HAS_SCALE, HAS_SHIFT, C).to(dtype)
-    counts = (place < J).to(tl.float32)
+    counts = (place < J).to(tl.float32)  # what is beyond the row's end was normalised too, and is finite
     if HAS_MASK:
         counts = tl.load(mask_ptr + line * J + place, mask=place < J, other=0.0).to(tl.float32)
     unit, channel = tl.arange(0, PIECE), tl.arange(0, C)
@@ -50,7 +50,7 @@ def edges_kernel(
         zeros = tl.zeros([PLACES, PIECE], tl.float32)
         gate = product(y, tl.trans(tl.load(gate_ptr + start * C + weights)), zeros, "ieee", WIDEN)
         value = product(y, tl.trans(tl.load(value_ptr + start * C + weights)), zeros, "ieee", WIDEN)
-        edge = tl.where((place < J)[:, None], sigmoid(gate) * value * counts[:, None], 0.0)
+        edge = sigmoid(gate) * value * counts[:, None]
         first = own + tl.full([], start, tl.int64) * out_channel
         tl.store(first + edges, tl.trans(edge.to(out_ptr.dtype.element_ty)), mask=(place < out_row)[None, :])
 
